@@ -1,0 +1,188 @@
+// Package inventory is pawl.yaml: what there is to rotate, where each
+// credential is published and who must restart. Load checks all of it before
+// anything runs; what it returns is complete, with every default filled in.
+package inventory
+
+import (
+	"time"
+
+	"pawl.dev/internal/secret"
+)
+
+// Inventory is a whole configuration file.
+type Inventory struct {
+	File         string // absolute path of pawl.yaml
+	NATS         NATS
+	DataDir      string // absolute
+	KeysDir      string // absolute; never inside DataDir
+	Telemetry    Telemetry
+	Contacts     map[string]string
+	Environments map[string]Environment
+	Clusters     map[string]*Cluster
+	Credentials  map[string]*Credential
+}
+
+// NATS says where the bus is. With URL empty, `pawl up` embeds it on Listen.
+type NATS struct {
+	URL    string
+	Listen string // default 127.0.0.1:4222
+}
+
+// Telemetry overrides the standard OTEL_* variables.
+type Telemetry struct {
+	OTLP    string // OTLP/HTTP base endpoint, such as http://127.0.0.1:4318; empty: not exported
+	Jaeger  string // base URL of the UI, for links
+	Metrics string // address of /metrics, /healthz and /readyz; default 127.0.0.1:9464
+}
+
+// Environment is a rotation policy.
+type Environment struct {
+	RotateEvery time.Duration
+	Windows     []string
+}
+
+// Cluster is a set of PostgreSQL nodes that one admin manages.
+type Cluster struct {
+	Name        string
+	Environment string
+	Admin       Account
+	Observer    Account // default: Admin
+	Nodes       map[string]Node
+}
+
+// Account is how Pawl itself logs in. Exactly one of PasswordFile and
+// PasswordEnv is set; Password reads it anew at each call, so that a rotated
+// admin needs no restart.
+type Account struct {
+	User         string
+	PasswordFile string // absolute
+	PasswordEnv  string
+	Database     string // default "postgres"; holds Pawl's fence table
+	SSLMode      string // libpq's names; default "prefer"
+	SSLRootCert  string // absolute
+}
+
+// Node is one PostgreSQL server.
+type Node struct {
+	Name      string
+	Host      string
+	Port      uint16
+	ReplicaOf string
+}
+
+// Strategies of rotation.
+const (
+	Alternating = "alternating"
+	InPlace     = "in-place"
+)
+
+// Credential is one login of applications, and everything that must follow
+// when it turns.
+type Credential struct {
+	Name           string
+	Cluster        *Cluster
+	Nodes          []Node // primaries, in the configured order; default: every primary of the cluster, by name
+	Database       string // what applications connect to; default "postgres"
+	Role           string // any PostgreSQL name, unquoted here
+	Strategy       string
+	RotateEvery    time.Duration // default: the environment's
+	Drain          time.Duration // default 2m; 0: one empty look
+	DrainDeadline  time.Duration // default 24h
+	Keep           time.Duration // default 1h
+	PasswordLength int           // default 43, at least 32
+	Publish        []Sink
+	Consumers      []Consumer
+	Verify         []Probe
+}
+
+// Sink is one place where the credential is published; exactly one field is set.
+type Sink struct {
+	Dotenv *Dotenv
+	File   *File
+}
+
+// Dotenv publishes into a .env file. Keys are as written in the file; a
+// Password of the form KEY[n] is the n-th member, from 0, of a comma-separated
+// list.
+type Dotenv struct {
+	Path          string // absolute
+	User          string // key of the user name; may be empty under in-place
+	Password      string // key of the password, or KEY[n]; this, DSN or both
+	DSN           string // key of a postgres:// URL
+	AllowTracked  bool   // do not warn where git tracks the file
+	MissingKeysOK bool   // append keys that the file lacks instead of refusing
+}
+
+// Formats of a File.
+const (
+	FormatDSN      = "dsn"      // postgres://user:password@host:port/database
+	FormatJSON     = "json"     // {"user","password","host","port","database","generation"}
+	FormatPassword = "password" // the password alone, no newline
+)
+
+// File publishes into a file of its own, in one format.
+type File struct {
+	Path   string // absolute
+	Format string
+	Mode   uint32 // of a file that does not exist yet; default 0600
+}
+
+// Consumer is an application that uses the credential.
+type Consumer struct {
+	Name            string
+	ApplicationName string // default: Name
+	Instances       int    // default 1
+	Restart         Restart
+	Health          Health
+}
+
+// Restart is how a consumer is made to read the credential; at most one field
+// is set, none means that it reads by itself.
+type Restart struct {
+	Process *Process
+	Command *Command
+	HTTP    *HTTPCall
+}
+
+// Process signals, or stops and starts, a local process.
+type Process struct {
+	PIDFile string   // absolute
+	Signal  string   // HUP, USR1, USR2, INT, TERM …: sent instead of stop and start
+	Start   []string // argv; with Start, the process is sent TERM, awaited, and started anew
+	Dir     string   // working directory of Start; default: the configuration's
+	Timeout time.Duration
+}
+
+// Command runs a program, without a shell.
+type Command struct {
+	Argv    []string
+	Dir     string
+	Timeout time.Duration // default 1m
+}
+
+// HTTPCall sends one request.
+type HTTPCall struct {
+	URL       string
+	Method    string        // default POST
+	Timeout   time.Duration // default 10s
+	TokenFile string        // absolute; sent as a bearer token
+}
+
+// Health is the gate after each consumer's restart; zero: no gate.
+type Health struct {
+	HTTP    string        // must answer 2xx
+	Command []string      // must exit 0
+	Timeout time.Duration // default 30s: how long it may take to become healthy
+}
+
+// Probe is one check of the new credential; exactly one field is set.
+type Probe struct {
+	SQL  string
+	Pool *Pool
+}
+
+// Pool opens this many connections at once.
+type Pool struct{ Connections int }
+
+// Password reads the account's password.
+func (a Account) Password() (secret.String, error) { return a.readPassword() }
