@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
@@ -49,7 +48,10 @@ func from(ctx context.Context) *Recorder {
 // secret; nor may the error, whose text goes into the span and the event.
 func Do(ctx context.Context, name, target string, run func(context.Context) error) error {
 	r := from(ctx)
-	ctx, span := otel.Tracer("pawl.dev/internal/effect").Start(ctx, name, trace.WithAttributes(attribute.String("pawl.target", target)))
+	// The provider of the span above: in one process with the others, each
+	// service still traces under its own name.
+	tracer := trace.SpanFromContext(ctx).TracerProvider().Tracer("pawl.dev/internal/effect")
+	ctx, span := tracer.Start(ctx, name, trace.WithAttributes(attribute.String("pawl.target", target)))
 	defer span.End()
 
 	fault.Point(r.Credential, fmt.Sprintf("%s.%s(%s).before", r.Step, name, target))

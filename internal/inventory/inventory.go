@@ -4,6 +4,8 @@
 package inventory
 
 import (
+	"net"
+	"strconv"
 	"time"
 
 	"pawl.dev/internal/secret"
@@ -20,6 +22,12 @@ type Inventory struct {
 	Environments map[string]Environment
 	Clusters     map[string]*Cluster
 	Credentials  map[string]*Credential
+
+	// Warnings are what a person should read and what does not stop anything,
+	// one line each, in the order of the file.
+	Warnings []string
+
+	digest string
 }
 
 // NATS says where the bus is. With URL empty, `pawl up` embeds it on Listen.
@@ -46,7 +54,7 @@ type Cluster struct {
 	Name        string
 	Environment string
 	Admin       Account
-	Observer    Account // default: Admin
+	Observer    Account // default: Admin; its database, sslmode and sslrootcert default to Admin's
 	Nodes       map[string]Node
 }
 
@@ -75,6 +83,8 @@ const (
 	Alternating = "alternating"
 	InPlace     = "in-place"
 )
+
+const siblingSuffix = "_b"
 
 // Credential is one login of applications, and everything that must follow
 // when it turns.
@@ -146,17 +156,17 @@ type Restart struct {
 
 // Process signals, or stops and starts, a local process.
 type Process struct {
-	PIDFile string   // absolute
-	Signal  string   // HUP, USR1, USR2, INT, TERM …: sent instead of stop and start
-	Start   []string // argv; with Start, the process is sent TERM, awaited, and started anew
-	Dir     string   // working directory of Start; default: the configuration's
-	Timeout time.Duration
+	PIDFile string        // absolute
+	Signal  string        // HUP, USR1, USR2, INT, TERM …: sent instead of stop and start
+	Start   []string      // argv; with Start, the process is sent TERM, awaited, and started anew
+	Dir     string        // working directory of Start, absolute; default: the configuration's
+	Timeout time.Duration // default 30s: how long the process may take to end
 }
 
 // Command runs a program, without a shell.
 type Command struct {
 	Argv    []string
-	Dir     string
+	Dir     string        // absolute; default: the configuration's
 	Timeout time.Duration // default 1m
 }
 
@@ -183,6 +193,31 @@ type Probe struct {
 
 // Pool opens this many connections at once.
 type Pool struct{ Connections int }
+
+// Digest identifies the bytes that were loaded: the first 16 hexadecimal digits
+// of their SHA-256.
+func (i *Inventory) Digest() string { return i.digest }
+
+// Sibling is the second login of an alternating credential.
+func (c *Credential) Sibling() string { return c.Role + siblingSuffix }
+
+// Logins lists the database logins that the credential owns: the role, and
+// under alternating its sibling.
+func (c *Credential) Logins() []string {
+	if c.Strategy == Alternating {
+		return []string{c.Role, c.Sibling()}
+	}
+	return []string{c.Role}
+}
+
+// Primary is the node on which the credential is changed; physical replicas
+// follow it.
+func (c *Credential) Primary() Node { return c.Nodes[0] }
+
+// Address is host:port, an IPv6 host in brackets.
+func (n Node) Address() string {
+	return net.JoinHostPort(n.Host, strconv.Itoa(int(n.Port)))
+}
 
 // Password reads the account's password.
 func (a Account) Password() (secret.String, error) { return a.readPassword() }

@@ -370,6 +370,52 @@ func (x *Check) GetRefused() bool {
 	return false
 }
 
+// What a service answers to a preflight (pawl.check.…) or to `pawl doctor`
+// (pawl.examine.…).
+type Findings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checks        []*Check               `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Findings) Reset() {
+	*x = Findings{}
+	mi := &file_pawl_v1_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Findings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Findings) ProtoMessage() {}
+
+func (x *Findings) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Findings.ProtoReflect.Descriptor instead.
+func (*Findings) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Findings) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
 // One event of the saga log: body of pawl.rotation.CREDENTIAL.ROTATION.EVENT.
 // Which event it is, of which rotation, stands in the subject; when it was
 // stored is the bus's own timestamp.
@@ -400,7 +446,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_pawl_v1_event_proto_msgTypes[3]
+	mi := &file_pawl_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +458,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[3]
+	mi := &file_pawl_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +471,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Event) GetStartedAt() *timestamppb.Timestamp {
@@ -558,7 +604,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_pawl_v1_event_proto_msgTypes[4]
+	mi := &file_pawl_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +616,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[4]
+	mi := &file_pawl_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +629,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Operation) GetName() string {
@@ -655,7 +701,7 @@ type Requested struct {
 
 func (x *Requested) Reset() {
 	*x = Requested{}
-	mi := &file_pawl_v1_event_proto_msgTypes[5]
+	mi := &file_pawl_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +713,7 @@ func (x *Requested) String() string {
 func (*Requested) ProtoMessage() {}
 
 func (x *Requested) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[5]
+	mi := &file_pawl_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +726,7 @@ func (x *Requested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requested.ProtoReflect.Descriptor instead.
 func (*Requested) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Requested) GetAction() Action {
@@ -813,7 +859,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_pawl_v1_event_proto_msgTypes[6]
+	mi := &file_pawl_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +871,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[6]
+	mi := &file_pawl_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +884,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Staged) GetUser() string {
@@ -880,7 +926,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_pawl_v1_event_proto_msgTypes[7]
+	mi := &file_pawl_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +938,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[7]
+	mi := &file_pawl_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +951,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Failure) GetStep() string {
@@ -935,7 +981,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_pawl_v1_event_proto_msgTypes[8]
+	mi := &file_pawl_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +993,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[8]
+	mi := &file_pawl_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1006,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Proof) GetConsumers() []*Proof_Consumer {
@@ -995,7 +1041,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_pawl_v1_event_proto_msgTypes[9]
+	mi := &file_pawl_v1_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1053,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[9]
+	mi := &file_pawl_v1_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1066,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Note) GetKind() string {
@@ -1105,7 +1151,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	mi := &file_pawl_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1163,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	mi := &file_pawl_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1176,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AuditRecord) GetStream() string {
@@ -1245,7 +1291,7 @@ type Wake struct {
 
 func (x *Wake) Reset() {
 	*x = Wake{}
-	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	mi := &file_pawl_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1303,7 @@ func (x *Wake) String() string {
 func (*Wake) ProtoMessage() {}
 
 func (x *Wake) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	mi := &file_pawl_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1316,7 @@ func (x *Wake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wake.ProtoReflect.Descriptor instead.
 func (*Wake) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Wake) GetRotation() string {
@@ -1306,7 +1352,7 @@ type Proof_Consumer struct {
 
 func (x *Proof_Consumer) Reset() {
 	*x = Proof_Consumer{}
-	mi := &file_pawl_v1_event_proto_msgTypes[13]
+	mi := &file_pawl_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1364,7 @@ func (x *Proof_Consumer) String() string {
 func (*Proof_Consumer) ProtoMessage() {}
 
 func (x *Proof_Consumer) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[13]
+	mi := &file_pawl_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1377,7 @@ func (x *Proof_Consumer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof_Consumer.ProtoReflect.Descriptor instead.
 func (*Proof_Consumer) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{8, 0}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *Proof_Consumer) GetName() string {
@@ -1380,7 +1426,9 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x18\n" +
 	"\afinding\x18\x03 \x01(\tR\afinding\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\bR\arefused\"\xa1\x03\n" +
+	"\arefused\x18\x04 \x01(\bR\arefused\"2\n" +
+	"\bFindings\x12&\n" +
+	"\x06checks\x18\x01 \x03(\v2\x0e.pawl.v1.CheckR\x06checks\"\xa1\x03\n" +
 	"\x05Event\x129\n" +
 	"\n" +
 	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
@@ -1503,55 +1551,57 @@ func file_pawl_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_pawl_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pawl_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_pawl_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_pawl_v1_event_proto_goTypes = []any{
 	(Action)(0),                   // 0: pawl.v1.Action
 	(Outcome)(0),                  // 1: pawl.v1.Outcome
 	(*Request)(nil),               // 2: pawl.v1.Request
 	(*Answer)(nil),                // 3: pawl.v1.Answer
 	(*Check)(nil),                 // 4: pawl.v1.Check
-	(*Event)(nil),                 // 5: pawl.v1.Event
-	(*Operation)(nil),             // 6: pawl.v1.Operation
-	(*Requested)(nil),             // 7: pawl.v1.Requested
-	(*Staged)(nil),                // 8: pawl.v1.Staged
-	(*Failure)(nil),               // 9: pawl.v1.Failure
-	(*Proof)(nil),                 // 10: pawl.v1.Proof
-	(*Note)(nil),                  // 11: pawl.v1.Note
-	(*AuditRecord)(nil),           // 12: pawl.v1.AuditRecord
-	(*Wake)(nil),                  // 13: pawl.v1.Wake
-	nil,                           // 14: pawl.v1.Staged.CommittedAtEntry
-	(*Proof_Consumer)(nil),        // 15: pawl.v1.Proof.Consumer
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*Findings)(nil),              // 5: pawl.v1.Findings
+	(*Event)(nil),                 // 6: pawl.v1.Event
+	(*Operation)(nil),             // 7: pawl.v1.Operation
+	(*Requested)(nil),             // 8: pawl.v1.Requested
+	(*Staged)(nil),                // 9: pawl.v1.Staged
+	(*Failure)(nil),               // 10: pawl.v1.Failure
+	(*Proof)(nil),                 // 11: pawl.v1.Proof
+	(*Note)(nil),                  // 12: pawl.v1.Note
+	(*AuditRecord)(nil),           // 13: pawl.v1.AuditRecord
+	(*Wake)(nil),                  // 14: pawl.v1.Wake
+	nil,                           // 15: pawl.v1.Staged.CommittedAtEntry
+	(*Proof_Consumer)(nil),        // 16: pawl.v1.Proof.Consumer
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_pawl_v1_event_proto_depIdxs = []int32{
 	0,  // 0: pawl.v1.Request.action:type_name -> pawl.v1.Action
-	16, // 1: pawl.v1.Request.not_before:type_name -> google.protobuf.Timestamp
+	17, // 1: pawl.v1.Request.not_before:type_name -> google.protobuf.Timestamp
 	1,  // 2: pawl.v1.Answer.outcome:type_name -> pawl.v1.Outcome
 	4,  // 3: pawl.v1.Answer.plan:type_name -> pawl.v1.Check
-	16, // 4: pawl.v1.Event.started_at:type_name -> google.protobuf.Timestamp
-	6,  // 5: pawl.v1.Event.operations:type_name -> pawl.v1.Operation
-	7,  // 6: pawl.v1.Event.requested:type_name -> pawl.v1.Requested
-	8,  // 7: pawl.v1.Event.staged:type_name -> pawl.v1.Staged
-	9,  // 8: pawl.v1.Event.failure:type_name -> pawl.v1.Failure
-	10, // 9: pawl.v1.Event.proof:type_name -> pawl.v1.Proof
-	16, // 10: pawl.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
-	17, // 11: pawl.v1.Operation.duration:type_name -> google.protobuf.Duration
-	0,  // 12: pawl.v1.Requested.action:type_name -> pawl.v1.Action
-	17, // 13: pawl.v1.Requested.drain:type_name -> google.protobuf.Duration
-	17, // 14: pawl.v1.Requested.drain_deadline:type_name -> google.protobuf.Duration
-	17, // 15: pawl.v1.Requested.keep:type_name -> google.protobuf.Duration
-	14, // 16: pawl.v1.Staged.committed_at:type_name -> pawl.v1.Staged.CommittedAtEntry
-	15, // 17: pawl.v1.Proof.consumers:type_name -> pawl.v1.Proof.Consumer
-	17, // 18: pawl.v1.Proof.outage:type_name -> google.protobuf.Duration
-	16, // 19: pawl.v1.Note.at:type_name -> google.protobuf.Timestamp
-	16, // 20: pawl.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	16, // 21: pawl.v1.Staged.CommittedAtEntry.value:type_name -> google.protobuf.Timestamp
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	4,  // 4: pawl.v1.Findings.checks:type_name -> pawl.v1.Check
+	17, // 5: pawl.v1.Event.started_at:type_name -> google.protobuf.Timestamp
+	7,  // 6: pawl.v1.Event.operations:type_name -> pawl.v1.Operation
+	8,  // 7: pawl.v1.Event.requested:type_name -> pawl.v1.Requested
+	9,  // 8: pawl.v1.Event.staged:type_name -> pawl.v1.Staged
+	10, // 9: pawl.v1.Event.failure:type_name -> pawl.v1.Failure
+	11, // 10: pawl.v1.Event.proof:type_name -> pawl.v1.Proof
+	17, // 11: pawl.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
+	18, // 12: pawl.v1.Operation.duration:type_name -> google.protobuf.Duration
+	0,  // 13: pawl.v1.Requested.action:type_name -> pawl.v1.Action
+	18, // 14: pawl.v1.Requested.drain:type_name -> google.protobuf.Duration
+	18, // 15: pawl.v1.Requested.drain_deadline:type_name -> google.protobuf.Duration
+	18, // 16: pawl.v1.Requested.keep:type_name -> google.protobuf.Duration
+	15, // 17: pawl.v1.Staged.committed_at:type_name -> pawl.v1.Staged.CommittedAtEntry
+	16, // 18: pawl.v1.Proof.consumers:type_name -> pawl.v1.Proof.Consumer
+	18, // 19: pawl.v1.Proof.outage:type_name -> google.protobuf.Duration
+	17, // 20: pawl.v1.Note.at:type_name -> google.protobuf.Timestamp
+	17, // 21: pawl.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	17, // 22: pawl.v1.Staged.CommittedAtEntry.value:type_name -> google.protobuf.Timestamp
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_pawl_v1_event_proto_init() }
@@ -1559,7 +1609,7 @@ func file_pawl_v1_event_proto_init() {
 	if File_pawl_v1_event_proto != nil {
 		return
 	}
-	file_pawl_v1_event_proto_msgTypes[3].OneofWrappers = []any{
+	file_pawl_v1_event_proto_msgTypes[4].OneofWrappers = []any{
 		(*Event_Requested)(nil),
 		(*Event_Staged)(nil),
 		(*Event_Failure)(nil),
@@ -1571,7 +1621,7 @@ func file_pawl_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pawl_v1_event_proto_rawDesc), len(file_pawl_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

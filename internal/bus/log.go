@@ -1,0 +1,162 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"pawl.dev/internal/saga"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// JetStream's refusals that Append tells apart.
+const (
+	errWrongLastSequence         jetstream.ErrorCode = 10071
+	errWrongLastSequenceConstant jetstream.ErrorCode = 10164 // the same, in a cluster
+	// ErrSubjectTaken refuses a second message on a subject that takes one.
+	ErrSubjectTaken jetstream.ErrorCode = 10077
+)
+
+// ErrConflict means that the log has moved on since it was read: fold again.
+var ErrConflict = errors.New("the log has moved on")
+
+// Record is one stored event with its body and headers.
+type Record struct {
+	saga.Entry
+	Body   *pawlv1.Event
+	Header nats.Header
+}
+
+// Log is the newest rotation of one credential, as stored.
+type Log struct {
+	Credential string
+	Rotation   string
+	Records    []Record // from requested on, in stored order
+}
+
+// LastSeq is the stream sequence of the newest event; 0 for an empty log.
+func (l Log) LastSeq() uint64 {
+	if len(l.Records) == 0 {
+		return 0
+	}
+	return l.Records[len(l.Records)-1].Seq
+}
+
+// Find returns the stored event of that type, nil without one.
+func (l Log) Find(e saga.Event) *Record {
+	i := slices.IndexFunc(l.Records, func(r Record) bool { return r.Event == e })
+	if i < 0 {
+		return nil
+	}
+	return &l.Records[i]
+}
+
+// Fold folds the log.
+func (l Log) Fold() (saga.State, error) {
+	if len(l.Records) == 0 || l.Records[0].Body.GetRequested() == nil {
+		return saga.State{}, fmt.Errorf("rotation %s of %s does not begin with %s", l.Rotation, l.Credential, saga.Requested)
+	}
+	entries := make([]saga.Entry, len(l.Records))
+	for i, r := range l.Records {
+		entries[i] = r.Entry
+	}
+	return saga.Fold(l.Records[0].Body.GetRequested().GetFlow(), entries)
+}
+
+// ReadNewest returns the log of the credential's newest rotation; an empty Log
+// where it never had one. It may be stale on a follower of a clustered stream:
+// compare LastSeq with the trigger's sequence.
+func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
+	stream, err := b.Stream(ctx, StreamLog)
+	if err != nil {
+		return Log{}, err
+	}
+	last, err := stream.GetLastMsgForSubject(ctx, "pawl.rotation."+credential+".>")
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Log{Credential: credential}, nil
+	}
+	if err != nil {
+		return Log{}, fmt.Errorf("read the log of %s: %w", credential, err)
+	}
+	_, rotation, _, err := ParseLogSubject(last.Subject)
+	if err != nil {
+		return Log{}, err
+	}
+	return b.ReadRotation(ctx, credential, rotation)
+}
+
+// ReadRotation returns the log of one rotation, empty where there is none. Its
+// cost does not depend on how many rotations there were.
+func (b *Bus) ReadRotation(ctx context.Context, credential, rotation string) (Log, error) {
+	log := Log{Credential: credential, Rotation: rotation}
+	// Each event has a subject of its own, so the last message of every subject
+	// of the rotation is the rotation, in one round trip.
+	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.JetStream, StreamLog, []string{LogSubject(credential, rotation, "*")})
+	if err != nil {
+		return log, fmt.Errorf("read rotation %s of %s: %w", rotation, credential, err)
+	}
+	for m, err := range messages {
+		if errors.Is(err, jetstreamext.ErrNoMessages) {
+			break
+		}
+		if err != nil {
+			return log, fmt.Errorf("read rotation %s of %s: %w", rotation, credential, err)
+		}
+		record, err := decodeRecord(m.Subject, m.Header, m.Data, m.Sequence, m.Time)
+		if err != nil {
+			return log, err
+		}
+		log.Records = append(log.Records, record)
+	}
+	slices.SortFunc(log.Records, func(x, y Record) int { return cmp.Compare(x.Seq, y.Seq) })
+	return log, nil
+}
+
+func decodeRecord(subject string, header nats.Header, body []byte, seq uint64, at time.Time) (Record, error) {
+	_, _, event, err := ParseLogSubject(subject)
+	if err != nil {
+		return Record{}, err
+	}
+	r := Record{Entry: saga.Entry{Event: event, Seq: seq, At: at}, Header: header, Body: &pawlv1.Event{}}
+	if err := Decode(header, body, r.Body); err != nil {
+		return Record{}, fmt.Errorf("%s (sequence %d): %w", subject, seq, err)
+	}
+	return r, nil
+}
+
+// Append stores the event if, and only if, nothing was appended to the
+// credential's log since lastSeq (0: it was empty). It returns ErrConflict when
+// something was; the event may even be stored already, by an append whose
+// answer was lost. Every publish under a credential's log must come through
+// here: in a cluster the condition sees only publishes that carry the same
+// filter.
+func (b *Bus) Append(ctx context.Context, credential, rotation string, e saga.Event, body *pawlv1.Event, header nats.Header, lastSeq uint64) (seq uint64, err error) {
+	data, err := Encode(body)
+	if err != nil {
+		return 0, fmt.Errorf("event %s: %w", e, err)
+	}
+	message := &nats.Msg{Subject: LogSubject(credential, rotation, e), Header: header, Data: data}
+	setContentType(message)
+	message.Header.Set(jetstream.MsgIDHeader, rotation+"/"+string(e))
+	ack, err := b.JetStream.PublishMsg(ctx, message, jetstream.WithExpectLastSequenceForSubject(lastSeq, "pawl.rotation."+credential+".>"))
+	if refused := new(jetstream.APIError); errors.As(err, &refused) {
+		switch refused.ErrorCode {
+		case errWrongLastSequence, errWrongLastSequenceConstant, ErrSubjectTaken:
+			return 0, ErrConflict
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("append %s: %w", e, err)
+	}
+	if ack.Duplicate {
+		return 0, ErrConflict
+	}
+	return ack.Sequence, nil
+}

@@ -1,0 +1,56 @@
+// Package bus is Pawl's use of NATS JetStream: the subjects, streams, consumers
+// and permissions, all derived from internal/saga, and the two operations on
+// the saga log: Read folds' input, Append with compare-and-set.
+package bus
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"pawl.dev/internal/saga"
+)
+
+var token = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+
+// ValidToken reports whether s may stand as CREDENTIAL or ROTATION in a subject.
+func ValidToken(s string) bool { return token.MatchString(s) }
+
+// LogSubject is the subject of one event of the saga log.
+func LogSubject(credential, rotation string, e saga.Event) string {
+	return "pawl.rotation." + credential + "." + rotation + "." + string(e)
+}
+
+// ParseLogSubject splits a subject of the saga log.
+func ParseLogSubject(subject string) (credential, rotation string, e saga.Event, err error) {
+	parts := strings.Split(subject, ".")
+	if len(parts) != 5 || parts[0] != "pawl" || parts[1] != "rotation" {
+		return "", "", "", fmt.Errorf("subject %q is not of the saga log", subject)
+	}
+	return parts[2], parts[3], saga.Event(parts[4]), nil
+}
+
+// Subjects beside the log.
+func RequestSubject(credential string) string  { return "pawl.request." + credential }
+func AnswerSubject(request string) string      { return "pawl.answer." + request }
+func NoteSubject(service string) string        { return "pawl.note." + service }
+func DeadSubject(service string) string        { return "pawl.dead." + service }
+func DeadlineSubject(credential string) string { return "pawl.timer.deadline." + credential }
+func WakeSubject(service, credential string) string {
+	return "pawl.timer.wake." + service + "." + credential
+}
+
+// ArmSubject holds a pending schedule; a newer one on the same subject replaces it.
+func ArmSubject(purpose, credential string) string {
+	return "pawl.timer.arm." + purpose + "." + credential
+}
+
+// CheckSubject asks a service, by plain request and reply, whether it could do
+// its part for a credential (preflight); ExamineSubject what it sees of it
+// (doctor). Both touch nothing and are not stored.
+func CheckSubject(service, credential string) string {
+	return "pawl.check." + service + "." + credential
+}
+func ExamineSubject(service, credential string) string {
+	return "pawl.examine." + service + "." + credential
+}

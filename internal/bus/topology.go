@@ -1,0 +1,119 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pawl.dev/internal/saga"
+)
+
+// Streams.
+const (
+	StreamLog     = "PAWL_ROTATION"
+	StreamSealed  = "PAWL_SEALED"
+	StreamRequest = "PAWL_REQUEST"
+	StreamAnswer  = "PAWL_ANSWER"
+	StreamTimer   = "PAWL_TIMER"
+	StreamNote    = "PAWL_NOTE"
+	StreamDead    = "PAWL_DEAD"
+	StreamAudit   = "PAWL_AUDIT"
+)
+
+// Durable consumers beside the one per service (named like it) on StreamLog
+// and StreamTimer.
+const (
+	ConsumerRequests   = "requests"   // scheduler, on StreamRequest
+	ConsumerTimekeeper = "timekeeper" // scheduler, on StreamLog: every event arms a deadline
+	ConsumerDeadlines  = "deadlines"  // scheduler, on StreamTimer
+)
+
+// MaxEvent is the largest event, request or note, in bytes.
+const MaxEvent = 64 << 10
+
+// Settings vary with the installation, never with the table.
+type Settings struct {
+	Replicas int           // of every stream; 1 or 3
+	AckWait  time.Duration // how long after a service's death its message is given to another
+}
+
+// Streams returns the streams of Pawl.
+func Streams(s Settings) []jetstream.StreamConfig {
+	// once: at most one message per subject, for ever; nothing removed, nothing
+	// replaced. Rolled up or scheduled messages are off, since both could forge.
+	once := func(name, subjects, what string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{Name: name, Subjects: []string{subjects}, Description: what,
+			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
+			DenyDelete: true, DenyPurge: true, AllowDirect: true, MaxMsgSize: MaxEvent}
+	}
+	all := []jetstream.StreamConfig{
+		once(StreamLog, "pawl.rotation.*.*.*", "The saga log: the only saga state"),
+		once(StreamSealed, "pawl.sealed.*.*.*", "Sealed credentials, one envelope per recipient"),
+		once(StreamAudit, "pawl.audit.>", "The audit trail"),
+		{Name: StreamRequest, Subjects: []string{"pawl.request.*"}, Description: "Requests not yet answered", Retention: jetstream.WorkQueuePolicy},
+		{Name: StreamAnswer, Subjects: []string{"pawl.answer.*"}, Description: "What became of each request", MaxMsgsPerSubject: 1, MaxAge: 30 * 24 * time.Hour, AllowDirect: true},
+		{Name: StreamTimer, Subjects: []string{"pawl.timer.>"}, Description: "Deadlines, waits and wake-ups", MaxMsgsPerSubject: 1, AllowMsgSchedules: true, AllowDirect: true},
+		{Name: StreamNote, Subjects: []string{"pawl.note.*"}, Description: "What the audit trail must know beside the log", DenyDelete: true, DenyPurge: true, AllowDirect: true},
+		{Name: StreamDead, Subjects: []string{"pawl.dead.*"}, Description: "What could not be decoded", DenyDelete: true, DenyPurge: true, AllowDirect: true},
+	}
+	for i := range all {
+		all[i].Storage = jetstream.FileStorage
+		all[i].Replicas = max(1, s.Replicas)
+		if all[i].Name == StreamSealed {
+			all[i].DenyPurge = false // the db-rotator, and only it, erases
+		}
+	}
+	return all
+}
+
+// Consumer is a durable consumer and the service that alone may bind it.
+type Consumer struct {
+	Stream string
+	Owner  string
+	Config jetstream.ConsumerConfig
+}
+
+// Consumers returns the durable consumers, derived from the saga table.
+func Consumers(s Settings) []Consumer {
+	var all []Consumer
+	add := func(stream, owner, durable string, subjects ...string) {
+		all = append(all, Consumer{stream, owner, jetstream.ConsumerConfig{
+			Durable: durable, FilterSubjects: subjects, AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: s.AckWait, MaxDeliver: -1, MaxAckPending: -1, Replicas: max(1, s.Replicas)}})
+	}
+	for _, service := range saga.Services {
+		var triggers []string
+		for _, e := range saga.Triggers(service) {
+			triggers = append(triggers, LogSubject("*", "*", e))
+		}
+		if len(triggers) > 0 {
+			add(StreamLog, service, service, triggers...)
+			add(StreamTimer, service, service, WakeSubject(service, "*"))
+		}
+	}
+	add(StreamRequest, saga.Scheduler, ConsumerRequests, "pawl.request.*")
+	add(StreamLog, saga.Scheduler, ConsumerTimekeeper, "pawl.rotation.*.*.*")
+	add(StreamTimer, saga.Scheduler, ConsumerDeadlines, "pawl.timer.deadline.*")
+	add(StreamLog, saga.Auditor, saga.Auditor, "pawl.rotation.*.*.*")
+	add(StreamNote, saga.Auditor, saga.Auditor, "pawl.note.*")
+	add(StreamDead, saga.Auditor, saga.Auditor, "pawl.dead.*")
+	return all
+}
+
+// Provision creates what is missing and brings the rest up to date; only the
+// one that provisions may, the services merely bind. Idempotent.
+func Provision(ctx context.Context, js jetstream.JetStream, s Settings) error {
+	for _, config := range Streams(s) {
+		if _, err := js.CreateOrUpdateStream(ctx, config); err != nil {
+			return fmt.Errorf("stream %s: %w", config.Name, err)
+		}
+	}
+	for _, c := range Consumers(s) {
+		if _, err := js.CreateOrUpdateConsumer(ctx, c.Stream, c.Config); err != nil {
+			return fmt.Errorf("consumer %s of %s: %w", c.Config.Durable, c.Stream, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package inventory
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"pawl.dev/internal/secret"
+)
+
+func (d *document) credential(v value, inv *Inventory) *Credential {
+	v.checkName(v.key)
+	o := v.object("cluster", "nodes", "database", "role", "strategy", "rotate_every", "drain", "drain_deadline",
+		"keep", "password_length", "publish", "consumers", "verify")
+	c := &Credential{
+		Name:           v.key,
+		Database:       cmp.Or(o.at("database").text(), "postgres"),
+		Role:           o.at("role").required("the PostgreSQL role that applications log in as"),
+		Strategy:       readStrategy(o.at("strategy")),
+		Drain:          o.at("drain").duration(2*time.Minute, 0, 30*day),
+		DrainDeadline:  o.at("drain_deadline").duration(24*time.Hour, time.Second, 90*day),
+		Keep:           o.at("keep").duration(time.Hour, 0, 90*day),
+		PasswordLength: o.at("password_length").integer(secret.DefaultLength, 32, 128),
+	}
+	cluster := o.at("cluster")
+	name := cluster.required("the cluster that the role is in")
+	cluster.reference("cluster", slices.Collect(maps.Keys(inv.Clusters)))
+	var policy time.Duration
+	if c.Cluster = inv.Clusters[name]; c.Cluster != nil {
+		policy = inv.Environments[c.Cluster.Environment].RotateEvery
+		c.Nodes = readPrimaries(o.at("nodes"), c.Cluster)
+	}
+	c.RotateEvery = o.at("rotate_every").rotateEvery(policy)
+	if c.DrainDeadline <= c.Drain {
+		at := o.at("drain_deadline")
+		if at.node == nil {
+			at = o.at("drain")
+		}
+		at.fault("drain_deadline (%s) must be longer than drain (%s)", inDays(c.DrainDeadline), inDays(c.Drain))
+	}
+	o.at("database").checkIdentifier(c.Database)
+	d.checkRole(o.at("role"), c)
+	c.Publish = readPublish(o.at("publish"), c.Strategy)
+	c.Consumers = readConsumers(o.at("consumers"))
+	c.Verify = readProbes(o.at("verify"))
+	return c
+}
+
+func readStrategy(v value) string {
+	if v.node == nil {
+		v.missing("alternating (two logins in turn, no failed login) or in-place (only the password changes)")
+		return ""
+	}
+	return v.choice("", Alternating, InPlace)
+}
+
+// readPrimaries returns the nodes on which the role is changed.
+func readPrimaries(v value, cluster *Cluster) []Node {
+	if v.node == nil && !v.broken {
+		out := cluster.primaries()
+		if len(out) > 1 {
+			v.missing("the cluster has several primaries (" + names(out) + "), and a credential on several is not supported by this version yet: name one")
+		}
+		return out
+	}
+	var out []Node
+	for _, item := range v.list() {
+		name := item.text()
+		node, known := cluster.Nodes[name]
+		switch {
+		case !known:
+			item.reference("node in cluster "+cluster.Name, slices.Collect(maps.Keys(cluster.Nodes)))
+		case node.ReplicaOf != "":
+			item.fault("%s is a physical replica: it has no password of its own, it follows its primary %s: name primaries alone", name, node.ReplicaOf)
+		case slices.Contains(out, node):
+			item.fault("%s stands twice: keep one", name)
+		default:
+			out = append(out, node)
+		}
+	}
+	switch {
+	case len(out) > 1:
+		v.fault("has several primaries (%s): a credential on several is not supported by this version yet: name one", names(out))
+	case v.isEmptyList():
+		v.fault("is an empty list: name a primary, or delete the line")
+	}
+	return out
+}
+
+func names(nodes []Node) string {
+	var out []string
+	for _, n := range nodes {
+		out = append(out, n.Name)
+	}
+	return strings.Join(out, ", ")
+}
+
+// checkRole refuses names that cannot be managed, and logins that two
+// credentials, or a credential and Pawl itself, would fight over.
+func (d *document) checkRole(v value, c *Credential) {
+	if c.Role == "" {
+		return
+	}
+	lower := strings.ToLower(c.Role)
+	switch {
+	case len(c.Role) > 63:
+		v.checkIdentifier(c.Role)
+	case c.Strategy == Alternating && len(c.Sibling()) > 63:
+		v.fault("has %d bytes: alternating adds %s for the second login, and PostgreSQL's names have at most 63: use in-place, or a name of 61", len(c.Role), siblingSuffix)
+	case strings.HasPrefix(c.Role, "pg_") || lower == "public" || lower == "none":
+		v.fault("is a name that PostgreSQL keeps for itself: name a login role")
+	}
+	if c.Cluster == nil {
+		return
+	}
+	for _, own := range []string{c.Cluster.Admin.User, c.Cluster.Observer.User} {
+		if slices.Contains(c.Logins(), own) {
+			v.fault("Pawl itself logs in as %.63q here, and would lock itself out half-way: use another admin or observer", own)
+			return
+		}
+	}
+	d.claimLogins(v, c)
+}
+
+// claimLogins compares by cluster, and by server as well, since two clusters of
+// the file may name the same one.
+func (d *document) claimLogins(v value, c *Credential) {
+	places := []string{"cluster " + c.Cluster.Name}
+	for _, n := range c.Nodes {
+		places = append(places, n.Address())
+	}
+	for _, place := range places {
+		for _, login := range c.Logins() {
+			key := place + "\x00" + login
+			if other, taken := d.logins[key]; taken && other != c.Name {
+				v.fault("the login %.63q in %s belongs to the credential %s already: a login is one credential's", login, place, other)
+				return
+			}
+			d.logins[key] = c.Name
+		}
+	}
+}

@@ -1,0 +1,220 @@
+package inventory
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	sink    = "dotenv: {path: .env, user: APP_USER, password: APP_PASSWORD}"
+	restart = "process: {pid_file: run/api.pid, signal: SIGHUP}"
+	account = "{user: pawl_admin, password_file: secrets/admin}"
+	role    = "role: app\n"
+	second  = "credentials:\n  two: {cluster: main, role: ROLE, strategy: in-place, publish: [SINK]}\n"
+)
+
+// secondOne is a second credential, before the first.
+func secondOne(role, sink string) string {
+	return strings.NewReplacer("ROLE", role, "SINK", sink).Replace(second)
+}
+
+func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
+	long62 := strings.Repeat("r", 62)
+	for _, c := range []struct{ name, old, with, want string }{
+		// The form of the file.
+		{"a key twice", "keys_dir: keys", "data_dir: other", "2: data_dir: stands twice, first on line 1: keep one"},
+		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials)`},
+		{"an alias", "environment: production", "environment: &e production\n    observer: *e", "8: clusters.main.observer: YAML aliases are not read here: write the value out"},
+		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.<<: YAML merge keys are not read here: write the values out"},
+		{"a scalar for a mapping", account, "pawl_admin", "8: clusters.main.admin: must be a mapping, that is, lines of key: value"},
+		{"a mapping for a scalar", "role: app", "role: {name: app}", "15: credentials.app.role: must be a single value"},
+		{"a scalar for a list", "strategy: alternating", "strategy: alternating\n    nodes: primary", "17: credentials.app.nodes: must be a list, that is, [a, b] or lines that begin with -"},
+		{"a home folder", "data_dir: data", "data_dir: ~/data", "1: data_dir: ~ is not expanded: write the whole path"},
+		{"a name in upper case", "  app:\n", "  App:\n", `13: credentials.App: the name "App" does not fit: 1 to 64 of a-z, 0-9 and -`},
+		{"keys inside the data", "keys_dir: keys", "keys_dir: data/../data/keys", "2: keys_dir: is inside data_dir: whoever copies the data would hold the keys that open it: name a folder elsewhere"},
+		{"the default keys inside the data", "data_dir: data\nkeys_dir: keys", "data_dir: .", "1: keys_dir: is inside data_dir: whoever copies the data would hold the keys that open it: name a folder elsewhere"},
+		{"two buses", "keys_dir: keys", `nats: {url: "nats://h:4222", listen: "127.0.0.1:4222"}`, "2: nats.listen: stands beside url: keep listen for the embedded server, or url for yours"},
+		{"a password in the bus URL", "keys_dir: keys", `nats: {url: "nats://pawl:hunter2@h:4222"}`, "2: nats.url: passwords never stand in this file: take what stands before the @ out of the URL"},
+		{"an address without a port", "keys_dir: keys", `nats: {listen: localhost}`, `2: nats.listen: must be host:port, such as "127.0.0.1:4222"`},
+		{"an address with a wild port", "keys_dir: keys", `telemetry: {metrics: "localhost:123456"}`, `2: telemetry.metrics: the port must be a number from 0 to 65535`},
+		{"telemetry to something else", "keys_dir: keys", `telemetry: {otlp: "127.0.0.1:4318"}`, "2: telemetry.otlp: must be a URL such as http://127.0.0.1:8080 (http, https)"},
+		// Environments.
+		{"a window without a zone", "Sun 02:00-05:00 Europe/Berlin", "Sun 02:00-05:00", `4: environments.production.windows[0]: the window "Sun 02:00-05:00" must look like "Sun 02:00-05:00 Europe/Berlin": weekday, from-to, time zone`},
+		{"a window on no weekday", "Sun 02:00", "Son 02:00", `4: environments.production.windows[0]: the window "Son 02:00-05:00 Europe/Berlin" must look like "Sun 02:00-05:00 Europe/Berlin": weekday, from-to, time zone; the weekday is one of Mon, Tue, Wed, Thu, Fri, Sat, Sun`},
+		{"a window without an hour", "02:00-05:00", "02:00-24:00", `4: environments.production.windows[0]: the window "Sun 02:00-24:00 Europe/Berlin" must look like "Sun 02:00-05:00 Europe/Berlin": weekday, from-to, time zone; the times are two, from 00:00 to 23:59`},
+		{"a window nowhere", "Europe/Berlin", "Europe/Berlim", `4: environments.production.windows[0]: the window "Sun 02:00-05:00 Europe/Berlim" must look like "Sun 02:00-05:00 Europe/Berlin": weekday, from-to, time zone; the zone is one of IANA's names, such as Europe/Berlin or UTC`},
+		{"a policy of no time", "rotate_every: 90d", "rotate_every: 0", `4: environments.production.rotate_every: "0" is too short: at least 1m0s`},
+		{"a policy without a unit", "rotate_every: 90d", "rotate_every: 90", `4: environments.production.rotate_every: "90" is not a duration: write numbers with units, such as 30s, 5m, 1h30m, 90d or 2w`},
+		// Clusters.
+		{"an environment that is not there", "environment: production", "environment: prod", `7: clusters.main.environment: there is no environment "prod"; the nearest is "production"`},
+		{"no admin", "    admin: " + account + "\n", "", "6: clusters.main.admin: is missing: write {user: …, password_file: …}; `pawl init --admin-sql` prints the rights it needs"},
+		{"an admin's password", "password_file: secrets/admin", "password_file: secrets/admin, PassWd: hunter2", "8: clusters.main.admin.PassWd: passwords never stand in this file: use password_file or password_env"},
+		{"an admin with two passwords", "password_file: secrets/admin", "password_file: secrets/admin, password_env: PAWL", "8: clusters.main.admin.password_env: stands beside password_file: keep one"},
+		{"a password for a variable's name", "password_file: secrets/admin", "password_env: hunter-2", "8: clusters.main.admin.password_env: must be the name of an environment variable, such as PAWL_ADMIN_PASSWORD"},
+		{"an sslmode", account, "{user: pawl_admin, password_file: a, sslmode: verify_full}", `8: clusters.main.admin.sslmode: "verify_full" is not known; the nearest is "verify-full" (known here: disable, allow, prefer, require, verify-ca, verify-full)`},
+		{"a host with a port", "host: 127.0.0.1", `host: "127.0.0.1:5432"`, "10: clusters.main.nodes.primary.host: must be a TCP host name or address alone: no port, brackets, URL or socket folder"},
+		{"a port out of range", `port: 5433`, `port: 0`, `11: clusters.main.nodes.replica.port: "0" must be a whole number from 1 to 65535`},
+		{"one server twice", `"::1", port: 5433`, "127.0.0.1", "11: clusters.main.nodes.replica: is the same server as primary: keep one of the two"},
+		{"a replica of nothing", "replica_of: primary", "replica_of: primry", `11: clusters.main.nodes.replica.replica_of: there is no node in this cluster "primry"; the nearest is "primary"`},
+		{"a replica of itself", "replica_of: primary", "replica_of: replica", `11: clusters.main.nodes.replica.replica_of: leads round in a circle (replica of replica): one of them must be a primary, without replica_of`},
+		// Credentials.
+		{"a physical replica", "strategy: alternating", "strategy: alternating\n    nodes: [replica]", "17: credentials.app.nodes[0]: replica is a physical replica: it has no password of its own, it follows its primary primary: name primaries alone"},
+		{"two primaries by name", ", replica_of: primary}", "}\ncredentials_: {}", ""},
+		{"two primaries by default", ", replica_of: primary", "", "13: credentials.app.nodes: is missing: the cluster has several primaries (primary, replica), and a credential on several is not supported by this version yet: name one"},
+		{"a node that is not there", "strategy: alternating", "strategy: alternating\n    nodes: [prinary]", `17: credentials.app.nodes[0]: there is no node in cluster main "prinary"; the nearest is "primary"`},
+		{"no node", "strategy: alternating", "strategy: alternating\n    nodes: []", "17: credentials.app.nodes: is an empty list: name a primary, or delete the line"},
+		{"no strategy", "    strategy: alternating\n", "", "13: credentials.app.strategy: is missing: alternating (two logins in turn, no failed login) or in-place (only the password changes)"},
+		{"a strategy", "strategy: alternating", "strategy: inplace", `16: credentials.app.strategy: "inplace" is not known; the nearest is "in-place" (known here: alternating, in-place)`},
+		{"no role", "    " + role, "", "13: credentials.app.role: is missing: the PostgreSQL role that applications log in as"},
+		{"a role that leaves no room for its sibling", role, "role: " + long62 + "\n", "15: credentials.app.role: has 62 bytes: alternating adds _b for the second login, and PostgreSQL's names have at most 63: use in-place, or a name of 61"},
+		{"a role that PostgreSQL cuts", role, "role: rr" + long62 + "\n", "15: credentials.app.role: has 64 bytes: PostgreSQL's names have at most 63"},
+		{"a reserved role", role, "role: pg_monitor\n", "15: credentials.app.role: is a name that PostgreSQL keeps for itself: name a login role"},
+		{"Pawl's own role", role, "role: pawl_admin\n", `15: credentials.app.role: Pawl itself logs in as "pawl_admin" here, and would lock itself out half-way: use another admin or observer`},
+		{"a role twice", "credentials:\n", secondOne("app", "file: {path: two, format: json}"), `16: credentials.app.role: the login "app" in cluster main belongs to the credential two already: a login is one credential's`},
+		{"a role that is a sibling", "credentials:\n", secondOne("app_b", "file: {path: two, format: json}"), `16: credentials.app.role: the login "app_b" in cluster main belongs to the credential two already: a login is one credential's`},
+		{"a deadline before the drain is over", role, role + "    drain: 48h\n", "16: credentials.app.drain: drain_deadline (1d) must be longer than drain (2d)"},
+		{"a keep that is too long", role, role + "    keep: 52w\n", `16: credentials.app.keep: "52w" is too long: at most 90d`},
+		{"a weak password", role, role + "    password_length: 12\n", `16: credentials.app.password_length: "12" must be a whole number from 32 to 128`},
+	} {
+		t.Run(c.name, func(t *testing.T) { one(t, c.old, c.with, c.want) })
+	}
+}
+
+// one expects a single fault, or none where want is empty.
+func one(t *testing.T, old, with, want string) {
+	t.Helper()
+	_, err := load(t, change(t, old, with))
+	got := faults(t, err)
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), want)
+	}
+	if strings.Contains(err.Error(), "hunter") {
+		t.Error("the error tells a password")
+	}
+}
+
+func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
+	for _, c := range []struct{ name, with, want string }{
+		{"of a later version", "docker_secret: {name: dsn, format: dsn, services: [api]}", "docker_secret: docker_secret is not supported by this version yet: use dotenv, file"},
+		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: dotenv, file, docker_secret, kubernetes_secret, github_actions, gitlab_ci, vault_kv)`},
+		{"that are two", sink + "\n        file: {path: f, format: json}", ": has two kinds of sink, dotenv and file: keep one"},
+		{"with a password for a key", "dotenv: {path: .env, user: APP_USER, password: \"hunter2!\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
+		{"with an index out of reach", "dotenv: {path: .env, user: U, password: \"P[-1]\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
+		{"with a list of users", "dotenv: {path: .env, user: \"U[0]\", password: P}", "dotenv.user: must be the name of a key in the file, such as APP_USER or DATABASE_URL"},
+		{"without a path", "dotenv: {user: U, password: P}", "dotenv.path: is missing: the file to write"},
+		{"without a password", "dotenv: {path: .env, user: U}", "dotenv: writes no password to this file: add the key password, or dsn"},
+		{"without a user", "dotenv: {path: .env, password: P}", "dotenv: alternating changes the user name too, and nothing writes it to this file: add the key user, or dsn, or use strategy in-place"},
+		{"that tears user and password apart", "dotenv: {path: .env, password: P}\n      - file: {path: f, format: json}\n      - dotenv: {path: .other, user: U, dsn: D}", "dotenv: alternating changes the user name too, and nothing writes it to this file: add the key user, or dsn, or use strategy in-place"},
+		{"that has the password alone", "file: {path: f, format: password}", "file: alternating changes the user name too, and this file would hold the password alone: use format dsn or json, or strategy in-place"},
+		{"in no format", "file: {path: f}", "file.format: is missing: one of dsn, json, password"},
+		{"that anybody may change", "file: {path: f, format: json, mode: 0666}", `file.mode: "0666" lets everybody on the machine change the file: use 0600 or 0640`},
+		{"with a mode in decimal", "file: {path: f, format: json, mode: 384}", `file.mode: "384" must be an octal file mode that lets the owner read and write, and nobody execute: 0600 or 0640`},
+		{"for physical replicas", "dotenv: {path: .env, user: U, password: \"REPLICA_PASSWORDS[0]\"}", "dotenv.password: a physical replica has no password of its own, it follows its primary: delete this sink, and let what connects to replicas read the primary's credential"},
+		{"that is the configuration", "file: {path: ./x/../pawl.yaml, format: json}", "file.path: is this configuration itself, and passwords never stand in it: name another file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			where := "18: credentials.app.publish[0]"
+			if !strings.HasPrefix(c.want, ":") {
+				where += "."
+			}
+			one(t, sink, c.with, where+c.want)
+		})
+	}
+	one(t, "    publish:\n      - "+sink+"\n", "", "13: credentials.app.publish: is missing: a credential needs a place where it is published, such as - dotenv: {path: .env, user: APP_USER, password: APP_PASSWORD}")
+}
+
+func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
+	for _, c := range []struct{ name, with, want string }{
+		{"a restart of a later version", "systemd: {unit: api}", "systemd: systemd is not supported by this version yet: use process, command, http, none"},
+		{"two restarts", "none: {}, command: [a]", ": has two kinds of restart, none and command: keep one"},
+		{"no pid file", "process: {signal: HUP}", "process.pid_file: is missing: the file that holds the process's id"},
+		{"neither signal nor start", "process: {pid_file: p}", "process: says not how to restart: add signal: HUP, or start: [program, argument]"},
+		{"signal and start", "process: {pid_file: p, signal: HUP, start: [a]}", "process.start: stands beside signal: keep signal (the process reloads) or start (it is stopped and started anew)"},
+		{"a signal's number", "process: {pid_file: p, signal: 1}", "process.signal: must be the name of a signal: HUP, INT, QUIT, TERM, USR1, USR2, ALRM, CONT, WINCH"},
+		{"a line for a shell", "command: systemctl reload api", "command: no shell reads this: write a list, such as [systemctl, reload, api]"},
+		{"no program", "command: {argv: []}", "command.argv: names no program: write a list, such as [systemctl, reload, api]"},
+		{"longer than the step", "command: {argv: [a], timeout: 1h}", `command.timeout: "1h" is too long: at most 9m0s`},
+		{"a URL of another kind", "http: {url: \"ftp://h/\"}", "http.url: must be a URL such as http://127.0.0.1:8080 (http, https)"},
+		{"a password in a URL", "http: \"http://u:hunter2@h/%zz\"", "http: must be a URL such as http://127.0.0.1:8080 (http, https)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			where := "21: credentials.app.consumers[0].restart"
+			if !strings.HasPrefix(c.want, ":") {
+				where += "."
+			}
+			one(t, restart, c.with, where+c.want)
+		})
+	}
+	name := "name: api\n"
+	one(t, name, name+"        health: {timeout: 1s}\n", "21: credentials.app.consumers[0].health: checks nothing: add http: URL, or command: [program, argument]")
+	one(t, name, name+"        instances: 0\n", `21: credentials.app.consumers[0].instances: "0" must be a whole number from 1 to 1000`)
+	one(t, name, name+"        application_name: Büro\n", "21: credentials.app.consumers[0].application_name: PostgreSQL replaces all but printable ASCII in an application_name: write it so")
+	one(t, name, name+"      - name: api\n", `21: credentials.app.consumers[1].name: "api" stands twice, first on line 20: name each consumer once`)
+	one(t, role, role+"    verify: [sql: ' ', pool: {connections: 0}]\n", "")
+}
+
+func TestTwoWritersOfOnePlaceAreRefused(t *testing.T) {
+	for _, c := range []struct{ name, with, field string }{
+		{"the same key", "dotenv: {path: ./x/../.env, password: APP_PASSWORD}", "dotenv.password"},
+		{"the same file", "file: {path: .env, format: json}", "dotenv.user"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := load(t, change(t, "credentials:\n", secondOne("two", c.with)))
+			got := faults(t, err)
+			if !strings.HasPrefix(got[0], "19: credentials.app.publish[0]."+c.field+": credentials.two.publish[0].") ||
+				!strings.HasSuffix(got[0], "/.env (line 13): give each a key or a file of its own") {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+	for with, clash := range map[string]bool{`"P[0]"`: true, "P": true, `"P[1]"`: false} {
+		text := strings.Replace(valid, "password: APP_PASSWORD", `password: "P[0]"`, 1)
+		text = strings.Replace(text, "credentials:\n", secondOne("two", "dotenv: {path: .env, password: "+with+"}"), 1)
+		if _, err := load(t, text); (err != nil) != clash {
+			t.Errorf("%s beside P[0]: %v", with, err)
+		}
+	}
+}
+
+func TestKeysReachedThroughALinkIntoTheDataAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("data", filepath.Join(dir, "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	text := change(t, "keys_dir: keys", "keys_dir: elsewhere/keys")
+	if _, err := parse(filepath.Join(dir, "pawl.yaml"), []byte(text)); err == nil || !strings.Contains(err.Error(), "2: keys_dir: is inside data_dir") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWarningsTellWhatDoesNotWorkAsItSeems(t *testing.T) {
+	inv, err := load(t, change(t, sink, "dotenv: {path: .env, user: POSTGRES_USER, password: POSTGRES_PASSWORD}\n      - file: {path: f, format: json, mode: 0644}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(inv.Warnings) != 2 || !strings.Contains(inv.Warnings[0], "pawl.yaml:18: credentials.app.publish[0].dotenv.password: PostgreSQL's image reads POSTGRES_PASSWORD only when it first fills") ||
+		!strings.Contains(inv.Warnings[1], `pawl.yaml:19: credentials.app.publish[1].file.mode: "0644" lets everybody on the machine read`) {
+		t.Errorf("got %q", inv.Warnings)
+	}
+}
+
+func TestParseDuration(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "90d": 90 * day, "2w": 14 * day, "1d12h": 36 * time.Hour, "1w1d1h": 8*day + time.Hour, "1h30m": 90 * time.Minute, "500ms": 500 * time.Millisecond, "106751d": 106751 * day,
+	} {
+		if got, err := ParseDuration(text); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "-1h", "1d-1h", "1d+1h", "d", "90", "1.5d", "1h2d", "106752d", "99999w999999d", "106751d24h", "1 d", "9999999999d"} {
+		if got, err := ParseDuration(text); err == nil {
+			t.Errorf("%q was read as %s", text, got)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"pawl.dev/internal/inventory"
+)
+
+// maxSessions of one account on one node: many rotations share them.
+const maxSessions = 8
+
+// Admin is one of Pawl's own accounts on one node: a small pool of sessions,
+// opened when needed. Safe for concurrent use.
+type Admin struct {
+	Node    string
+	pool    *pgxpool.Pool
+	catalog atomic.Bool // the account may read pg_authid itself
+}
+
+// NewAdmin returns the account on the node; it does not connect yet. The
+// password is read anew for each session.
+func NewAdmin(node inventory.Node, account inventory.Account) (*Admin, error) {
+	target := AccountTarget(node, account)
+	config, err := pgxpool.ParseConfig(target.conninfo())
+	if err != nil {
+		return nil, target.invalid(err)
+	}
+	target.fill(config.ConnConfig)
+	a := &Admin{Node: node.Name}
+	config.MaxConns = maxSessions
+	config.MaxConnIdleTime = 5 * time.Minute
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		password, err := account.Password()
+		c.Password = password.Reveal()
+		return err
+	}
+	config.AfterConnect = a.prepare
+	if a.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		return nil, fmt.Errorf("%s: %w", node.Name, clean(err))
+	}
+	return a, nil
+}
+
+// Close ends the sessions.
+func (a *Admin) Close() { a.pool.Close() }
+
+// prepare learns once per session what the account may read. Whether the
+// server's log samples a transaction is drawn when it begins, so this one
+// setting cannot wait for the quiet transaction; whoever may not set it is
+// refused there, if it matters.
+func (a *Admin) prepare(ctx context.Context, conn *pgx.Conn) error {
+	var catalog bool
+	err := conn.QueryRow(ctx, `SELECT has_column_privilege('pg_catalog.pg_authid', 'rolpassword', 'select')`).Scan(&catalog)
+	if err != nil {
+		return err
+	}
+	a.catalog.Store(catalog)
+	_, err = conn.Exec(ctx, `SELECT set_config('log_transaction_sample_rate', '0', false)
+		WHERE current_setting('log_transaction_sample_rate')::float8 > 0`)
+	if IsRefused(clean(err), NotPermitted) {
+		return nil
+	}
+	return err
+}
+
+// Do runs work on one session. Errors of the session itself name the node;
+// those of work are returned as they are.
+func (a *Admin) Do(ctx context.Context, work func(*pgx.Conn) error) error {
+	conn, err := a.pool.Acquire(ctx)
+	if err != nil {
+		return a.named(err)
+	}
+	defer conn.Release()
+	return work(conn.Conn())
+}
+
+// named cleans an error and says on which node it happened.
+func (a *Admin) named(err error) error {
+	if cleaned := clean(err); cleaned != nil && !errors.Is(cleaned, context.Canceled) {
+		return fmt.Errorf("%s: %w", a.Node, cleaned)
+	}
+	return clean(err)
+}
+
+// Now returns the server's clock.
+func (a *Admin) Now(ctx context.Context) (now time.Time, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		return a.named(c.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&now))
+	})
+	return now, err
+}

@@ -1,0 +1,78 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SQLSTATEs that callers tell apart. NoLogin, NoSlot and NoDatabase come after
+// the password was accepted (but NoLogin is also "no pg_hba line").
+const (
+	WrongPassword = "28P01" // also: no such role, no password, expired
+	NoLogin       = "28000"
+	NoSlot        = "53300"
+	NoDatabase    = "3D000"
+	NotPermitted  = "42501"
+
+	noTable  = "42P01"
+	noSchema = "3F000"
+)
+
+// Refused is the server's own refusal. It never holds SQL text.
+type Refused struct {
+	SQLSTATE string
+	Message  string
+}
+
+func (r *Refused) Error() string { return fmt.Sprintf("%s (SQLSTATE %s)", r.Message, r.SQLSTATE) }
+
+// IsRefused reports whether err holds the server's refusal with one of these
+// SQLSTATEs.
+func IsRefused(err error, sqlstates ...string) bool {
+	refused := new(Refused)
+	if !errors.As(err, &refused) {
+		return false
+	}
+	for _, state := range sqlstates {
+		if refused.SQLSTATE == state {
+			return true
+		}
+	}
+	return false
+}
+
+// Unreachable is a failure to speak with the server: network, TLS, a server
+// that starts or stops, an authentication method other than SCRAM. Trying again
+// may help.
+type Unreachable struct{ Reason string }
+
+func (u *Unreachable) Error() string { return u.Reason }
+
+// clean turns an error of pgx into one of ours: pgx's own carry the whole
+// configuration, password included, and the SQL.
+func clean(err error) error {
+	if err == nil {
+		return nil
+	}
+	if answer := new(pgconn.PgError); errors.As(err, &answer) {
+		message := answer.Message
+		if strings.Contains(message, "SCRAM-SHA-256$") {
+			message = "refused"
+		}
+		if strings.HasPrefix(answer.Code, "57P") { // starting, stopping, crashed
+			return &Unreachable{fmt.Sprintf("%s (SQLSTATE %s)", message, answer.Code)}
+		}
+		return &Refused{SQLSTATE: answer.Code, Message: message}
+	}
+	if errors.Is(err, context.Canceled) {
+		return context.Canceled
+	}
+	if failed := new(pgconn.ConnectError); errors.As(err, &failed) {
+		err = failed.Unwrap()
+	}
+	return &Unreachable{strings.ReplaceAll(err.Error(), "\n", "; ")}
+}

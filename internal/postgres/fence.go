@@ -1,0 +1,214 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Fence orders what rotations do to a role: a transaction passes if nothing
+// with a greater (Generation, Phase) has passed before, so what a late worker
+// still sends is refused by the database itself.
+type Fence struct {
+	Role       string // the configured role; its sibling is under the same fence
+	Generation uint64
+	Phase      int
+	Rotation   string
+}
+
+// FencedOff is the refusal of a fence.
+type FencedOff struct{ Mine, Stored Fence }
+
+// Ahead reports whether the database is in a later rotation than the log.
+func (f *FencedOff) Ahead() bool { return f.Stored.Generation > f.Mine.Generation }
+
+func (f *FencedOff) Error() string {
+	if f.Ahead() {
+		return fmt.Sprintf("the database is ahead of the log: role %q is at generation %d (rotation %s), this rotation is %d: run pawl adopt",
+			f.Mine.Role, f.Stored.Generation, f.Stored.Rotation, f.Mine.Generation)
+	}
+	return fmt.Sprintf("a later step of generation %d has already been at role %q (phase %d, this step is %d)",
+		f.Mine.Generation, f.Mine.Role, f.Stored.Phase, f.Mine.Phase)
+}
+
+// ErrUnknownOutcome is wrapped where COMMIT was sent and no answer came: it may
+// have landed. Look before doing anything else.
+var ErrUnknownOutcome = errors.New("unknown whether COMMIT landed")
+
+// hint adds to a refusal what to do about it.
+type hint struct {
+	error
+	fix string
+}
+
+func (h *hint) Error() string { return h.error.Error() + ": " + h.fix }
+func (h *hint) Unwrap() error { return h.error }
+
+const createFence = `CREATE SCHEMA IF NOT EXISTS pawl;
+CREATE TABLE IF NOT EXISTS pawl.fence (
+	role       name PRIMARY KEY,
+	generation bigint NOT NULL,
+	phase      int NOT NULL,
+	rotation   text NOT NULL,
+	updated_at timestamptz NOT NULL,
+	idle_since timestamptz,
+	looked_at  timestamptz
+);
+`
+
+// EnsureFence makes pawl.fence where it is missing. Idempotent.
+func (a *Admin) EnsureFence(ctx context.Context) error {
+	return a.Do(ctx, func(c *pgx.Conn) error {
+		if _, err := a.stored(ctx, c, ""); !IsRefused(err, noTable, noSchema) {
+			return err
+		}
+		// The lock, because two IF NOT EXISTS at once can collide.
+		_, err := c.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext('pawl.fence'));"+createFence, pgx.QueryExecModeSimpleProtocol)
+		if IsRefused(clean(err), NotPermitted) {
+			return a.named(&hint{clean(err), "the account cannot create pawl.fence: run what `pawl init --admin-sql` prints"})
+		}
+		return a.named(err)
+	})
+}
+
+// Stored returns the fence of the role; generation 0 where none was ever set.
+func (a *Admin) Stored(ctx context.Context, role string) (fence Fence, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		fence, err = a.stored(ctx, c, role)
+		return err
+	})
+	return fence, err
+}
+
+func (a *Admin) stored(ctx context.Context, q querier, role string) (Fence, error) {
+	fence := Fence{Role: role}
+	err := q.QueryRow(ctx, `SELECT generation, phase, rotation FROM pawl.fence WHERE role = $1`, role).Scan(&fence.Generation, &fence.Phase, &fence.Rotation)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fence, nil
+	}
+	return fence, a.named(err)
+}
+
+// HasFence reports whether pawl.fence is there and can be written.
+func (a *Admin) HasFence(ctx context.Context) (exists, writable bool, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		return a.named(c.QueryRow(ctx, `SELECT to_regclass('pawl.fence') IS NOT NULL,
+			coalesce(has_table_privilege(to_regclass('pawl.fence'), 'insert') AND has_table_privilege(to_regclass('pawl.fence'), 'update'),
+				has_database_privilege(current_database(), 'create'))`).Scan(&exists, &writable))
+	})
+	return exists, writable, err
+}
+
+// Tx is a fenced, quiet transaction.
+type Tx struct {
+	admin *Admin
+	conn  *pgx.Conn
+}
+
+// Fenced runs work in a transaction of its own behind the fence, and commits.
+// What work does is neither logged nor counted by the server. Returns
+// *FencedOff where the fence refuses, ErrUnknownOutcome where the answer to
+// COMMIT was lost, and work's own error as it is, with nothing changed.
+func (a *Admin) Fenced(ctx context.Context, f Fence, work func(context.Context, *Tx) error) error {
+	err := a.fenced(ctx, f, work)
+	if IsRefused(err, noTable, noSchema) {
+		if err := a.EnsureFence(ctx); err != nil {
+			return err
+		}
+		err = a.fenced(ctx, f, work)
+	}
+	return err
+}
+
+func (a *Admin) fenced(ctx context.Context, f Fence, work func(context.Context, *Tx) error) error {
+	return a.Do(ctx, func(conn *pgx.Conn) error {
+		err := a.enter(ctx, conn, f)
+		if err == nil {
+			err = work(ctx, &Tx{a, conn})
+		}
+		if err != nil {
+			if !conn.IsClosed() {
+				_, _ = conn.Exec(ctx, "ROLLBACK") // where this fails, the pool closes the session
+			}
+			return err
+		}
+		return a.commit(ctx, conn)
+	})
+}
+
+// enter begins the transaction and passes the fence, in one round trip.
+func (a *Admin) enter(ctx context.Context, conn *pgx.Conn, f Fence) error {
+	var sampled, passed bool
+	batch := &pgx.Batch{}
+	batch.Queue("BEGIN")
+	batch.Queue(quiet)
+	batch.Queue("SELECT current_setting('log_transaction_sample_rate')::float8 > 0").QueryRow(func(row pgx.Row) error { return row.Scan(&sampled) })
+	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp())
+		ON CONFLICT (role) DO UPDATE SET generation = excluded.generation, phase = excluded.phase, rotation = excluded.rotation,
+			updated_at = excluded.updated_at, idle_since = NULL, looked_at = NULL
+		WHERE (f.generation, f.phase) <= (excluded.generation, excluded.phase)`,
+		f.Role, int64(f.Generation), f.Phase, f.Rotation).Exec(func(tag pgconn.CommandTag) error { passed = tag.RowsAffected() == 1; return nil })
+	err := a.named(conn.SendBatch(ctx, batch).Close())
+	switch {
+	case IsRefused(err, NotPermitted):
+		return &hint{err, "the account cannot work unlogged behind the fence: run what `pawl init --admin-sql` prints"}
+	case err != nil:
+		return err
+	case sampled:
+		return fmt.Errorf("%s: log_transaction_sample_rate would log statements, and the account may not turn it off: run what `pawl init --admin-sql` prints", a.Node)
+	case !passed:
+		stored, err := a.stored(ctx, conn, f.Role)
+		if err != nil {
+			return err
+		}
+		return &FencedOff{Mine: f, Stored: stored}
+	}
+	return nil
+}
+
+func (a *Admin) commit(ctx context.Context, conn *pgx.Conn) error {
+	tag, err := conn.Exec(ctx, "COMMIT")
+	if err == nil && tag.String() != "COMMIT" {
+		return fmt.Errorf("%s: COMMIT answered %s", a.Node, tag)
+	}
+	cleaned := a.named(err)
+	refused := new(Refused)
+	if cleaned == nil || errors.As(cleaned, &refused) {
+		return cleaned
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, cleaned)
+}
+
+// Unused records one look at whether anybody is logged in as user, and returns
+// for how long nobody was, looked at without a gap: by the server's own clock,
+// kept beside the fence, so that replicas and restarts of Pawl share it. A gap
+// between looks longer than gap begins anew. The fence must be f's.
+func (a *Admin) Unused(ctx context.Context, f Fence, user string, gap time.Duration) (unused time.Duration, sessions []Session, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		if sessions, err = a.sessions(ctx, c, []string{user}); err != nil {
+			return err
+		}
+		var seconds float64
+		err := c.QueryRow(ctx, `UPDATE pawl.fence SET looked_at = clock_timestamp(), idle_since = CASE
+				WHEN $3 THEN NULL
+				WHEN looked_at >= clock_timestamp() - make_interval(secs => $4::float8) THEN coalesce(idle_since, clock_timestamp())
+				ELSE clock_timestamp() END
+			WHERE role = $1 AND generation = $2
+			RETURNING coalesce(extract(epoch FROM clock_timestamp() - idle_since)::float8, 0)`,
+			f.Role, int64(f.Generation), len(sessions) > 0, gap.Seconds()).Scan(&seconds)
+		if errors.Is(err, pgx.ErrNoRows) {
+			stored, err := a.stored(ctx, c, f.Role)
+			if err != nil {
+				return err
+			}
+			return &FencedOff{Mine: f, Stored: stored}
+		}
+		unused = time.Duration(seconds * float64(time.Second))
+		return a.named(err)
+	})
+	return unused, sessions, err
+}

@@ -1,0 +1,93 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pawl.dev/internal/secret"
+)
+
+// Role is what the catalogue holds of a role.
+type Role struct {
+	Name        string
+	Exists      bool
+	Superuser   bool
+	CanLogin    bool
+	Replication bool
+	ConnLimit   int           // -1: none
+	ValidUntil  string        // as PostgreSQL writes it; empty: for ever
+	Verifier    secret.String // zero: no password
+}
+
+// Session is one row of pg_stat_activity.
+type Session struct {
+	PID          int
+	User         string
+	Application  string
+	Client       string // address; "local" over a Unix socket
+	BackendStart time.Time
+	State        string
+}
+
+// String names a session as people look for it.
+func (s Session) String() string { return s.Application + "@" + s.Client }
+
+// querier is a session or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// RoleState reads a role; one that does not exist is no error. It needs to read
+// pg_authid, or pawl.verifier of AdminSQL.
+func (a *Admin) RoleState(ctx context.Context, name string) (role Role, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		role, err = a.role(ctx, c, name)
+		return err
+	})
+	return role, err
+}
+
+func (a *Admin) role(ctx context.Context, q querier, name string) (Role, error) {
+	stored := "pawl.verifier(r.rolname)"
+	if a.catalog.Load() {
+		stored = "(SELECT rolpassword FROM pg_catalog.pg_authid a WHERE a.oid = r.oid)"
+	}
+	role := Role{Name: name, Exists: true}
+	var verifier string
+	err := q.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(`+stored+`, '')
+		FROM pg_catalog.pg_roles r WHERE rolname = $1`, name).
+		Scan(&role.Superuser, &role.CanLogin, &role.Replication, &role.ConnLimit, &role.ValidUntil, &verifier)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Role{Name: name}, nil
+	}
+	if cleaned := clean(err); IsRefused(cleaned, NotPermitted, noSchema, "42883") {
+		return Role{}, a.named(&hint{cleaned, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"})
+	}
+	role.Verifier = secret.New(verifier)
+	return role, a.named(err)
+}
+
+// Sessions lists who is logged in as one of the users on this node. Without
+// pg_monitor all but user and application is empty.
+func (a *Admin) Sessions(ctx context.Context, users []string) (sessions []Session, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		sessions, err = a.sessions(ctx, c, users)
+		return err
+	})
+	return sessions, err
+}
+
+func (a *Admin) sessions(ctx context.Context, q querier, users []string) ([]Session, error) {
+	rows, err := q.Query(ctx, `SELECT pid, usename::text, coalesce(application_name, ''), coalesce(host(client_addr), 'local'),
+			coalesce(backend_start, 'epoch'), coalesce(state, '')
+		FROM pg_catalog.pg_stat_activity WHERE usename = ANY ($1::text[]) AND pid <> pg_backend_pid() ORDER BY backend_start, pid`, users)
+	if err != nil {
+		return nil, a.named(err)
+	}
+	sessions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Session])
+	return sessions, a.named(err)
+}

@@ -1,0 +1,36 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Health is what a preflight wants to know of a node.
+type Health struct {
+	Version           int // such as 150018
+	InRecovery        bool
+	FreeSlots         int // sessions that non-superusers may still open
+	CanAlter          bool
+	Fsync             bool
+	SynchronousCommit string
+	Leaks             []string // settings that log or count other people's statements
+}
+
+// Look reads the node's health; it changes nothing.
+func (a *Admin) Look(ctx context.Context) (h Health, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		return a.named(c.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
+			current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+				- coalesce(current_setting('reserved_connections', true), '0')::int
+				- (SELECT count(*)::int FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'),
+			(SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user),
+			current_setting('fsync')::bool, current_setting('synchronous_commit'),
+			(SELECT coalesce(array_agg(name || '=' || current_setting(name, true)), '{}') FROM (VALUES
+				('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
+				('pg_stat_statements.track_utility', 'off'), ('pgaudit.log', 'none')) AS quiet (name, value)
+				WHERE current_setting(name, true) <> value)`).
+			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.CanAlter, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
+	})
+	return h, err
+}

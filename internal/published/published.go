@@ -1,0 +1,214 @@
+// Package published reads back the login that a sink holds.
+package published
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"pawl.dev/internal/dotenv"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/secret"
+)
+
+// MaxSize of a file that is read, in bytes.
+const MaxSize = 1 << 20
+
+// Login is what applications log in with. User is empty where the sink carries
+// only a password.
+type Login struct {
+	User     string
+	Password secret.String
+}
+
+// Carries reports whether l, read from a sink, is the login that was meant: the
+// same password, and the same user where the sink carries one.
+func (l Login) Carries(want Login) bool {
+	return l.Password.Equal(want.Password) && (l.User == "" || l.User == want.User)
+}
+
+// Group puts the entries of one file together, in the order of their first one:
+// together they are one sink, which holds one login. Symbolic links count as
+// what they point to.
+func Group(sinks []inventory.Sink) [][]inventory.Sink {
+	var groups [][]inventory.Sink
+	at := map[string]int{}
+	for _, s := range sinks {
+		path := Path(s)
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			path = target
+		}
+		i, ok := at[path]
+		if !ok {
+			i, at[path] = len(groups), len(groups)
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], s)
+	}
+	return groups
+}
+
+// Read returns the login that the entries of one file (one of Group) now hold
+// there. Errors name the file and the key or line at fault, never what stands
+// there.
+func Read(entries ...inventory.Sink) (Login, error) {
+	if len(entries) == 0 {
+		return Login{}, errors.New("no sink to read")
+	}
+	path := Path(entries[0])
+	content, err := ReadFile(path)
+	if err != nil {
+		return Login{}, err
+	}
+	login, err := Parse(content, entries...)
+	if err != nil {
+		return Login{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return login, nil
+}
+
+// Path of the file that the sink is.
+func Path(s inventory.Sink) string {
+	switch {
+	case s.Dotenv != nil:
+		return s.Dotenv.Path
+	case s.File != nil:
+		return s.File.Path
+	}
+	return ""
+}
+
+// ReadFile reads a regular file of at most MaxSize.
+func ReadFile(path string) ([]byte, error) {
+	// Opening a pipe would block.
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > MaxSize {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, MaxSize)
+	}
+	return content, nil
+}
+
+// Parse returns the login that the entries of one file hold in its content. It
+// fails where they hold different ones, or no password.
+func Parse(content []byte, entries ...inventory.Sink) (Login, error) {
+	var login Login
+	var user, password string // where they were found
+	for _, entry := range entries {
+		found, err := parse(content, entry)
+		if err != nil {
+			return Login{}, err
+		}
+		for _, p := range found {
+			switch {
+			case p.User == "":
+			case user != "" && p.User != login.User:
+				return Login{}, fmt.Errorf("%s and %s hold different users", p.at, user)
+			default:
+				login.User, user = p.User, p.at
+			}
+			switch {
+			case p.Password.IsZero():
+			case password != "" && !p.Password.Equal(login.Password):
+				return Login{}, fmt.Errorf("%s and %s hold different passwords", p.at, password)
+			default:
+				login.Password, password = p.Password, p.at
+			}
+		}
+	}
+	if password == "" {
+		return Login{}, errors.New("holds no password")
+	}
+	return login, nil
+}
+
+// part is what one key of a file holds of a login.
+type part struct {
+	Login
+	at string
+}
+
+func parse(content []byte, entry inventory.Sink) ([]part, error) {
+	switch {
+	case entry.Dotenv != nil:
+		return parseDotenv(content, entry.Dotenv)
+	case entry.File != nil:
+		login, err := parseFile(content, entry.File)
+		return []part{{login, entry.File.Format}}, err
+	}
+	return nil, errors.New("a sink of a kind that cannot be read back")
+}
+
+func parseDotenv(content []byte, d *inventory.Dotenv) (found []part, err error) {
+	file, err := dotenv.Parse(content)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range []string{d.DSN, d.User, d.Password} {
+		if key == "" {
+			continue
+		}
+		value, err := file.Lookup(key)
+		if err != nil {
+			return nil, err
+		}
+		p := part{at: key}
+		switch {
+		case value == "":
+			return nil, fmt.Errorf("%s is empty", key)
+		case key == d.DSN:
+			dsn, err := ParseDSN(value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", key, err)
+			}
+			p.Login = dsn.Login
+		case key == d.User:
+			p.User = value
+		default:
+			p.Password = secret.New(value)
+		}
+		found = append(found, p)
+	}
+	return found, nil
+}
+
+func parseFile(content []byte, f *inventory.File) (Login, error) {
+	line := strings.TrimRight(string(content), "\r\n")
+	switch f.Format {
+	case inventory.FormatPassword:
+		if strings.ContainsAny(line, "\r\n\x00") {
+			return Login{}, errors.New("more than one line: not a file that holds a password alone")
+		}
+		return Login{Password: secret.New(line)}, nil
+	case inventory.FormatDSN:
+		dsn, err := ParseDSN(line)
+		return dsn.Login, err
+	case inventory.FormatJSON:
+		// The decoder's own error could quote the file.
+		var fields struct{ User, Password *string }
+		if json.Unmarshal(content, &fields) != nil || fields.User == nil || fields.Password == nil {
+			return Login{}, errors.New(`not a JSON object with the strings "user" and "password"`)
+		}
+		if *fields.User == "" {
+			return Login{}, errors.New(`"user" is empty`)
+		}
+		return Login{User: *fields.User, Password: secret.New(*fields.Password)}, nil
+	}
+	return Login{}, fmt.Errorf("unknown format %q", f.Format)
+}

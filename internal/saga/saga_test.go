@@ -1,0 +1,116 @@
+package saga
+
+import (
+	"errors"
+	"slices"
+	"testing"
+)
+
+func TestTablesAreClosedAndUnambiguous(t *testing.T) {
+	if err := Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every log that the tables allow is finite, repeats no event, and ends.
+func TestEveryLogEndsOnce(t *testing.T) {
+	logs := 0
+	Walk(func(log []Entry, s State, next *Step) {
+		logs++
+		seen := map[Event]bool{}
+		ends := 0
+		for _, e := range log {
+			if seen[e.Event] {
+				t.Fatalf("%s: %q twice in %v", s.Flow.Name, e.Event, log)
+			}
+			seen[e.Event] = true
+			if e.Event == Completed || e.Event == RolledBack {
+				ends++
+			}
+		}
+		if next == nil && ends != 1 {
+			t.Errorf("%s: nothing is due after %v, which has %d ends", s.Flow.Name, log, ends)
+		}
+	})
+	if logs < 50 {
+		t.Errorf("only %d logs walked", logs)
+	}
+}
+
+func TestFailureNeverReachesBeyondThePointOfNoReturn(t *testing.T) {
+	Walk(func(log []Entry, s State, next *Step) {
+		_, retired := s.Has(Retired)
+		if retired && (s.Failed != nil || next != nil && next.Fails != "") {
+			t.Errorf("%s: can turn round after retired: %v", s.Flow.Name, log)
+		}
+	})
+}
+
+func TestCompensationTouchesOnlyWhatWasReached(t *testing.T) {
+	for _, c := range []struct {
+		flow string
+		log  []Event
+		want []Event
+	}{
+		{Alternating, []Event{Requested, StageFailed}, []Event{Unstaged, RolledBack}},
+		{Alternating, []Event{Requested, Staged, PublishFailed}, []Event{Restored, Unstaged, RolledBack}},
+		{Alternating, []Event{Requested, Staged, Published, RestartFailed}, []Event{Restored, Rerestarted, Unstaged, RolledBack}},
+		{Alternating, []Event{Requested, Staged, TimedOut}, []Event{Restored, Unstaged, RolledBack}},
+		{InPlace, []Event{Requested, Staged, Published, Restarted, VerifyFailed}, []Event{Unstaged, Restored, Rerestarted, RolledBack}},
+	} {
+		if got := follow(t, c.flow, c.log); !slices.Equal(got, append(c.want, Erased)) {
+			t.Errorf("%s after %v: %v, want %v", c.flow, c.log, got, c.want)
+		}
+	}
+}
+
+func TestLateResultOfAStepThatTimedOutIsNotTaken(t *testing.T) {
+	s, err := Fold(Alternating, entries(Requested, Staged, Published, TimedOut))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next := s.Next(); next.Emits != Restored {
+		t.Errorf("due: %v", next)
+	}
+}
+
+func TestEventOfANewerVersionIsLeftAlone(t *testing.T) {
+	if _, err := Fold(Alternating, entries(Requested, "frobnicated")); !errors.Is(err, ErrUnknownEvent) {
+		t.Error(err)
+	}
+	if _, err := Fold("emergency", entries(Requested)); !errors.Is(err, ErrUnknownEvent) {
+		t.Error(err)
+	}
+}
+
+func TestEveryServiceHearsWhatMakesItsStepsDue(t *testing.T) {
+	Walk(func(log []Entry, s State, next *Step) {
+		if next != nil && !slices.Contains(Triggers(next.Owner), s.Last.Event) {
+			t.Errorf("%s would not wake for %s after %s", next.Owner, next.Name, s.Last.Event)
+		}
+	})
+}
+
+func entries(events ...Event) []Entry {
+	var log []Entry
+	for i, e := range events {
+		log = append(log, Entry{Event: e, Seq: uint64(i + 1)})
+	}
+	return log
+}
+
+// follow plays the flow on from log, every step succeeding.
+func follow(t *testing.T, flow string, events []Event) (rest []Event) {
+	t.Helper()
+	for {
+		s, err := Fold(flow, entries(append(slices.Clone(events), rest...)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := s.Next()
+		if next == nil {
+			return rest
+		}
+		rest = append(rest, next.Emits)
+	}
+}

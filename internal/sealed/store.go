@@ -1,0 +1,166 @@
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"filippo.io/age"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/secret"
+)
+
+// Subject of one envelope.
+func Subject(credential, rotation, recipient string) string {
+	return "pawl.sealed." + credential + "." + rotation + "." + recipient
+}
+
+// ErrNotFound is returned for an envelope that was never written, or erased.
+var ErrNotFound = errors.New("no sealed credential")
+
+// Store reads and writes envelopes as one recipient.
+type Store struct {
+	bus  *bus.Bus
+	self string
+	keys *Keys
+}
+
+// NewStore returns a store that opens self's envelopes.
+func NewStore(b *bus.Bus, self string, keys *Keys) *Store {
+	return &Store{bus: b, self: self, keys: keys}
+}
+
+// Open returns the credential sealed to this recipient under the rotation, or
+// ErrNotFound.
+func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credential, error) {
+	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
+	if err != nil {
+		return nil, fmt.Errorf("sealed store: %w", err)
+	}
+	message, err := stream.GetLastMsgForSubject(ctx, Subject(credential, rotation, s.self))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fmt.Errorf("%s under %s for %s: %w", credential, rotation, s.self, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sealed store: %w", err)
+	}
+	plain, err := s.keys.open(message.Data)
+	if err != nil {
+		return nil, fmt.Errorf("sealed credential of %s under %s: %w (is this the %s key it was sealed to?)", credential, rotation, err, s.self)
+	}
+	c, err := parse(plain)
+	if err != nil {
+		return nil, err
+	}
+	if c.Credential != credential || c.Rotation != rotation {
+		return nil, fmt.Errorf("sealed credential of %s under %s is that of %s under %s", credential, rotation, c.Credential, c.Rotation)
+	}
+	return c, nil
+}
+
+// Seal writes c to its recipient, once: where an envelope already lies there,
+// it is left alone and Seal returns nil. Callers that must know whose is there
+// Open it. Idempotent.
+func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error {
+	plain, err := c.reveal()
+	if err != nil {
+		return err
+	}
+	box, err := s.keys.seal(recipient, plain)
+	if err != nil {
+		return err
+	}
+	_, err = s.bus.JetStream.Publish(ctx, Subject(c.Credential, c.Rotation, recipient), box)
+	if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == bus.ErrSubjectTaken {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("seal for %s: %w", recipient, err)
+	}
+	return nil
+}
+
+// Rotations lists the rotations under which envelopes of the credential lie.
+func (s *Store) Rotations(ctx context.Context, credential string) ([]string, error) {
+	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
+	if err != nil {
+		return nil, fmt.Errorf("sealed store: %w", err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("pawl.sealed."+credential+".>"))
+	if err != nil {
+		return nil, fmt.Errorf("sealed store: %w", err)
+	}
+	seen := map[string]bool{}
+	var rotations []string
+	for subject := range info.State.Subjects {
+		if rotation := strings.Split(subject, ".")[3]; !seen[rotation] {
+			seen[rotation] = true
+			rotations = append(rotations, rotation)
+		}
+	}
+	return rotations, nil
+}
+
+// Erase deletes every envelope of the rotation. Idempotent.
+func (s *Store) Erase(ctx context.Context, credential, rotation string) error {
+	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
+	if err != nil {
+		return fmt.Errorf("sealed store: %w", err)
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSubject("pawl.sealed."+credential+"."+rotation+".*")); err != nil {
+		return fmt.Errorf("erase sealed credential: %w", err)
+	}
+	return nil
+}
+
+// Fingerprint tells two logins apart without revealing either: a keyed digest
+// (HMAC-SHA-256, 60 bits shown) that only holders of the key can compute.
+func (s *Store) Fingerprint(user string, password secret.String) string {
+	mac := hmac.New(sha256.New, s.keys.fingerprint)
+	fmt.Fprintf(mac, "%d:%s:%s", len(user), user, password.Reveal())
+	return strings.ToLower(base32.StdEncoding.EncodeToString(mac.Sum(nil))[:12])
+}
+
+func (k *Keys) seal(recipient string, plaintext []byte) ([]byte, error) {
+	to, ok := k.recipients[recipient]
+	if !ok {
+		return nil, fmt.Errorf("no sealing key of %s", recipient)
+	}
+	var box bytes.Buffer
+	w, err := age.Encrypt(&box, to)
+	if err == nil {
+		_, err = w.Write(plaintext)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return box.Bytes(), nil
+}
+
+func (k *Keys) open(box []byte) ([]byte, error) {
+	if k.identity == nil {
+		return nil, errors.New("this service holds no key that opens anything")
+	}
+	r, err := age.Decrypt(bytes.NewReader(box), k.identity)
+	if err != nil {
+		return nil, errors.New("cannot be opened with this key")
+	}
+	return io.ReadAll(r)
+}
+
+// SealBytes encrypts something else at rest, such as a sink's backup, to self.
+func (s *Store) SealBytes(plaintext []byte) ([]byte, error) { return s.keys.seal(s.self, plaintext) }
+
+// OpenBytes is the inverse of SealBytes.
+func (s *Store) OpenBytes(box []byte) ([]byte, error) { return s.keys.open(box) }

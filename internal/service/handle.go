@@ -1,0 +1,289 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/fault"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Delays of redelivery. A bare Nak would come back at once and for ever.
+const (
+	staleAgain   = 50 * time.Millisecond // a follower's answer lagged behind the trigger
+	unknownAgain = time.Minute           // an event of a newer version: leave it to one that knows it
+	longestRetry = 30 * time.Second
+	headroom     = 0.9 // an effect ends this share into the saga's deadline, so that no late effect outlives a time-out
+)
+
+// handle reacts to a trigger: an event of the log, or a wake-up. The trigger's
+// content does not matter, only which credential it is about: the log decides.
+// It settles the message in every case but death.
+func (l *loop) handle(ctx context.Context, m jetstream.Msg, credential string) {
+	meta, err := m.Metadata()
+	if err != nil {
+		l.log.Error("message without metadata", "subject", m.Subject(), "error", err)
+		return
+	}
+	if meta.NumDelivered > 1 {
+		l.metrics.Redelivered(l.service.Name)
+	}
+	unlock := l.credentials.lock(credential)
+	defer unlock()
+
+	again, err := l.advance(ctx, m, meta, credential)
+	if ctx.Err() != nil {
+		return // shutting down: another replica, or the next start, gets it
+	}
+	if err != nil {
+		l.log.WarnContext(ctx, "trigger deferred", "credential", credential, "again", again, "error", err)
+	}
+	if again > 0 {
+		err = m.NakWithDelay(again)
+	} else {
+		err = m.Ack()
+	}
+	if err != nil {
+		l.log.Warn("message not settled; it will be delivered again", "subject", m.Subject(), "error", err)
+	}
+}
+
+// advance folds the log, and does the step that is due if it is ours. It
+// returns 0 when the trigger has served its purpose.
+func (l *loop) advance(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, credential string) (again time.Duration, err error) {
+	for {
+		log, err := l.deps.Bus.ReadNewest(ctx, credential)
+		if err != nil {
+			return retry(meta.NumDelivered), err
+		}
+		if meta.Stream == bus.StreamLog && log.LastSeq() < meta.Sequence.Stream {
+			return staleAgain, nil // acknowledging on a stale fold would lose the trigger
+		}
+		if len(log.Records) == 0 {
+			return 0, nil
+		}
+		state, err := log.Fold()
+		if errors.Is(err, saga.ErrUnknownEvent) {
+			return unknownAgain, err
+		}
+		if err != nil {
+			return longestRetry, err
+		}
+		step := state.Next()
+		if step == nil || step.Owner != l.service.Name {
+			return 0, nil
+		}
+		keep := log.Records[0].Body.GetRequested().GetKeep().AsDuration()
+		if wait := time.Until(state.Due(step, keep)); step.Waits == saga.ForKeep && wait > 0 {
+			if wait < 2*time.Second {
+				return wait, nil
+			}
+			return 0, nil // the scheduler's timer wakes us
+		}
+		again, err := l.perform(ctx, m, meta, log, state, step)
+		if errors.Is(err, bus.ErrConflict) {
+			continue // somebody else appended: fold again
+		}
+		return again, err
+	}
+}
+
+// perform does one step and appends its result.
+func (l *loop) perform(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
+	r := l.rotation(log, state, step)
+	ctx, span := l.startSpan(ctx, m, meta, log, state, step)
+	defer span.End()
+	recorder := &effect.Recorder{Credential: log.Credential, Step: step.Name}
+	began := time.Now()
+	result, err := l.run(effect.With(ctx, recorder), m, r)
+	took := time.Since(began)
+
+	if ctx.Err() != nil {
+		return 0, ctx.Err() // the process ends; nothing is known, nothing is said
+	}
+	emits, outcome := step.Emits, "done"
+	var waiting *saga.NotYet
+	switch {
+	case err == nil:
+	case errors.Is(err, errNotDue):
+		return 0, bus.ErrConflict
+	case errors.As(err, &waiting):
+		span.SetAttributes(attribute.String("pawl.waiting", waiting.Why))
+		l.waiting(ctx, r, waiting)
+		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "waiting", took)
+		return waiting.Again, nil
+	case step.Retriable():
+		span.SetStatus(codes.Error, err.Error())
+		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "retry", took)
+		l.retrying(ctx, r, meta, err)
+		return retry(meta.NumDelivered), err
+	case !saga.IsPermanent(err) && time.Now().Add(retry(meta.NumDelivered)).Before(effectDeadline(r)):
+		span.SetStatus(codes.Error, err.Error())
+		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "retry", took)
+		return retry(meta.NumDelivered), err
+	default:
+		span.SetStatus(codes.Error, err.Error())
+		emits, outcome = step.Fails, "failed"
+		result = &pawlv1.Event{Detail: &pawlv1.Event_Failure{Failure: &pawlv1.Failure{Step: step.Name, Reason: err.Error()}}}
+	}
+	if result == nil {
+		result = &pawlv1.Event{}
+	}
+	result.StartedAt, result.Attempt, result.Instance = timestamppb.New(began), uint32(meta.NumDelivered), l.instance
+	result.Operations = append(result.Operations, recorder.Operations()...)
+	result.Warnings = append(result.Warnings, recorder.Warnings()...)
+
+	fault.Point(log.Credential, step.Name+".append.before")
+	if _, err = l.append(ctx, log, emits, result); err != nil {
+		if errors.Is(err, bus.ErrConflict) {
+			return 0, err
+		}
+		return retry(meta.NumDelivered), err
+	}
+	fault.Point(log.Credential, step.Name+".append.after")
+	l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, outcome, took)
+	l.log.InfoContext(ctx, string(emits), "credential", log.Credential, "rotation", log.Rotation, "step", step.Name, "took", took, "summary", result.GetSummary(), "reason", result.GetFailure().GetReason())
+	return 0, nil
+}
+
+// run calls the handler within the effect's own deadline.
+func (l *loop) run(ctx context.Context, m jetstream.Msg, r *Rotation) (*pawlv1.Event, error) {
+	if r.Credential == nil {
+		return nil, saga.Permanentf("credential %q is no longer in pawl.yaml: put it back until the rotation has ended", l.credentialOf(r))
+	}
+	until := effectDeadline(r)
+	if r.Step.Retriable() {
+		until = time.Now().Add(r.Step.Deadline)
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	go heartbeat(ctx, m, l.ackWait/3)
+	result, err := l.service.Steps[r.Step.Name](ctx, r)
+	if err != nil && ctx.Err() != nil && !saga.IsPermanent(err) {
+		err = fmt.Errorf("not done within %v: %w", r.Step.Deadline, err)
+	}
+	return result, err
+}
+
+func effectDeadline(r *Rotation) time.Time {
+	return r.Deadline.Add(-time.Duration((1 - headroom) * float64(r.Step.Deadline)))
+}
+
+var errNotDue = errors.New("the step is no longer due")
+
+func (l *loop) rotation(log bus.Log, state saga.State, step *saga.Step) *Rotation {
+	r := &Rotation{
+		ID: log.Rotation, Credential: l.deps.Inventory.Credentials[log.Credential], State: state, Step: step,
+		Events: make(map[saga.Event]*pawlv1.Event, len(log.Records)),
+	}
+	for _, record := range log.Records {
+		r.Events[record.Event] = record.Body
+	}
+	r.Deadline = state.Due(step, r.Requested().GetKeep().AsDuration()).Add(step.Deadline)
+	r.StillDue = func(ctx context.Context) error {
+		now, err := l.deps.Bus.ReadNewest(ctx, log.Credential)
+		if err != nil {
+			return err
+		}
+		if now.LastSeq() != log.LastSeq() {
+			return errNotDue
+		}
+		return nil
+	}
+	return r
+}
+
+// append stores an event as a child of the span in ctx.
+func (l *loop) append(ctx context.Context, log bus.Log, e saga.Event, body *pawlv1.Event) (uint64, error) {
+	ctx, span := l.tracer.Start(ctx, "send "+string(e), trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+		attribute.String("messaging.system", "nats"), attribute.String("messaging.operation.type", "send"),
+		attribute.String("messaging.destination.name", bus.LogSubject(log.Credential, log.Rotation, e)),
+		attribute.String("messaging.destination.template", bus.LogSubject("{credential}", "{rotation}", e))))
+	defer span.End()
+	seq, err := l.deps.Bus.Append(ctx, log.Credential, log.Rotation, e, body, telemetry.Inject(ctx), log.LastSeq())
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return seq, err
+}
+
+// startSpan makes the picture flat: every step hangs under requested, or, once
+// the rotation has turned round, under the event that turned it; the message
+// that triggered it is a link.
+func (l *loop) startSpan(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (context.Context, trace.Span) {
+	return l.tracer.Start(AnchorContext(ctx, log, state), step.Name, trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithLinks(trace.Link{SpanContext: telemetry.Extract(m.Headers())}),
+		trace.WithAttributes(
+			attribute.String("messaging.system", "nats"), attribute.String("messaging.operation.type", "process"),
+			attribute.String("messaging.destination.name", m.Subject()), attribute.String("messaging.consumer.group.name", meta.Consumer),
+			attribute.Int64("messaging.nats.stream.sequence", int64(meta.Sequence.Stream)), attribute.Int64("messaging.nats.delivery_count", int64(meta.NumDelivered)),
+			attribute.String("rotation.credential", log.Credential), attribute.String("rotation.id", log.Rotation), attribute.String("rotation.flow", state.Flow.Name)))
+}
+
+// AnchorContext returns ctx with the span under which what happens next in the
+// rotation is drawn.
+func AnchorContext(ctx context.Context, log bus.Log, state saga.State) context.Context {
+	anchor := log.Records[0].Header
+	if state.Failed != nil {
+		anchor = log.Find(state.Failed.Event).Header
+	}
+	return trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(anchor))
+}
+
+// waiting notes, once per change, whom a step waits for.
+func (l *loop) waiting(ctx context.Context, r *Rotation, w *saga.NotYet) {
+	if l.lastWait.same(r.ID+r.Step.Name, w.Why+strings.Join(w.Laggards, ",")) {
+		return
+	}
+	l.deps.Note(ctx, &pawlv1.Note{Kind: "waiting", Credential: l.credentialOf(r), Rotation: r.ID, Step: r.Step.Name, Text: w.Why, Laggards: w.Laggards})
+}
+
+// retrying notes, once per change, what a step that may not fail fails on.
+func (l *loop) retrying(ctx context.Context, r *Rotation, meta *jetstream.MsgMetadata, err error) {
+	if meta.NumDelivered < 3 || l.lastWait.same(r.ID+r.Step.Name, err.Error()) {
+		return
+	}
+	l.deps.Note(ctx, &pawlv1.Note{Kind: "retrying", Credential: l.credentialOf(r), Rotation: r.ID, Step: r.Step.Name, Text: err.Error()})
+}
+
+func (l *loop) credentialOf(r *Rotation) string {
+	if r.Credential == nil {
+		return ""
+	}
+	return r.Credential.Name
+}
+
+// retry is exponential from 100 ms to longestRetry, with jitter.
+func retry(delivered uint64) time.Duration {
+	base := min(longestRetry, 50*time.Millisecond<<min(delivered, 12))
+	return base/2 + rand.N(base/2+1)
+}
+
+// heartbeat keeps the message ours while it is worked on. It stops at the
+// effect's deadline, so that a hung effect does not hold the message for ever.
+func heartbeat(ctx context.Context, m jetstream.Msg, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_ = m.InProgress() // a lost heartbeat only means a redelivery
+		}
+	}
+}

@@ -1,0 +1,296 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// atOnce is how many credentials one service works on at a time.
+const atOnce = 32
+
+type loop struct {
+	service     *Service
+	deps        Dependencies
+	log         *slog.Logger
+	tracer      trace.Tracer
+	metrics     *telemetry.Metrics
+	instance    string
+	ackWait     time.Duration
+	credentials keyedMutex
+	lastWait    lastText
+}
+
+// run binds the service's consumers and works until ctx ends; it then waits for
+// what is under way. It returns an error only when the service cannot start, or
+// when its Run does.
+func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerProvider, ready func()) error {
+	if err := s.complete(); err != nil {
+		return err
+	}
+	host, _ := os.Hostname()
+	l := &loop{service: s, deps: d, log: d.Log, tracer: tracing.Tracer("pawl.dev/internal/service"), metrics: d.Metrics,
+		instance: fmt.Sprintf("%s/%d", host, os.Getpid())}
+	stopAnswering, err := l.answerChecks(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopAnswering()
+
+	workers := make(chan struct{}, atOnce)
+	var working sync.WaitGroup
+	defer working.Wait()
+	for _, c := range bus.Consumers(bus.Settings{}) {
+		if c.Owner != s.Name || c.Config.Durable != s.Name || c.Stream != bus.StreamLog && c.Stream != bus.StreamTimer || len(s.Steps) == 0 {
+			continue
+		}
+		stop, err := l.consume(ctx, c, workers, &working)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	if ready != nil {
+		ready()
+	}
+	if s.Run != nil {
+		return s.Run(ctx)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// complete proves that the service has a handler for each of its rows.
+func (s *Service) complete() error {
+	var have []string
+	for name := range s.Steps {
+		have = append(have, name)
+	}
+	slices.Sort(have)
+	if want := saga.Steps(s.Name); !slices.Equal(have, want) {
+		return fmt.Errorf("%s handles the steps %v; by the saga table it owns %v", s.Name, have, want)
+	}
+	return nil
+}
+
+func (l *loop) consume(ctx context.Context, c bus.Consumer, workers chan struct{}, working *sync.WaitGroup) (stop func(), err error) {
+	consumer, err := Bind(ctx, l.deps.Bus, c.Stream, c.Config.Durable)
+	if err != nil {
+		return nil, err
+	}
+	l.ackWait = consumer.CachedInfo().Config.AckWait
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		credential := credentialIn(m.Subject())
+		working.Add(1)
+		workers <- struct{}{}
+		go func() {
+			defer func() { <-workers; working.Done() }()
+			l.handle(ctx, m, credential)
+		}()
+	}, jetstream.PullMaxMessages(2*atOnce), jetstream.PullExpiry(30*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s of %s: %w", c.Config.Durable, c.Stream, err)
+	}
+	return consuming.Stop, nil
+}
+
+// Bind opens a durable consumer that the provisioning step has made.
+func Bind(ctx context.Context, b *bus.Bus, stream, durable string) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	consumer, err := b.JetStream.Consumer(ctx, stream, durable)
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s of %s: %w (does this user own it, and was the bus provisioned?)", durable, stream, err)
+	}
+	return consumer, nil
+}
+
+// credentialIn returns the credential of a log subject
+// (pawl.rotation.CREDENTIAL.…) or a wake-up (pawl.timer.wake.SERVICE.CREDENTIAL).
+func credentialIn(subject string) string {
+	parts := strings.Split(subject, ".")
+	if parts[1] == "timer" {
+		return parts[len(parts)-1]
+	}
+	return parts[2]
+}
+
+// answerChecks answers preflight and doctor's questions; replicas share them.
+func (l *loop) answerChecks(ctx context.Context) (stop func(), err error) {
+	var subscriptions []*nats.Subscription
+	stop = func() {
+		for _, s := range subscriptions {
+			_ = s.Unsubscribe() // the connection is about to close
+		}
+	}
+	for subject, check := range map[string]Checker{bus.CheckSubject(l.service.Name, "*"): l.service.Check, bus.ExamineSubject(l.service.Name, "*"): l.service.Examine} {
+		if check == nil {
+			continue
+		}
+		s, err := l.deps.Bus.NATS.QueueSubscribe(subject, l.service.Name, func(m *nats.Msg) {
+			go l.answerCheck(ctx, m, check)
+		})
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("subscribe %s: %w", subject, err)
+		}
+		subscriptions = append(subscriptions, s)
+	}
+	return stop, nil
+}
+
+func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	findings := &pawlv1.Findings{}
+	name := credentialIn(m.Subject)
+	if parts := strings.Split(m.Subject, "."); len(parts) == 4 {
+		name = parts[3]
+	}
+	if c, ok := l.deps.Inventory.Credentials[name]; ok {
+		findings.Checks = check(ctx, c)
+	} else {
+		findings.Checks = []*pawlv1.Check{{Target: name, Finding: "not in this service's pawl.yaml", Refused: true}}
+	}
+	for _, c := range findings.Checks {
+		c.Service = l.service.Name
+	}
+	body, err := bus.Encode(findings)
+	if err == nil {
+		err = m.Respond(body)
+	}
+	if err != nil {
+		l.log.Warn("preflight answer not sent", "credential", name, "error", err)
+	}
+}
+
+// note publishes beside the log. A note that cannot be stored must not stop a
+// rotation; it is logged instead.
+func note(b *bus.Bus, service string, log *slog.Logger) func(context.Context, *pawlv1.Note) {
+	return func(ctx context.Context, n *pawlv1.Note) {
+		n.At = timestamppb.Now()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := b.Publish(ctx, bus.NoteSubject(service), n, telemetry.Inject(ctx)); err != nil {
+			log.Warn("note not stored", "kind", n.GetKind(), "credential", n.GetCredential(), "text", n.GetText(), "error", err)
+		}
+	}
+}
+
+const checkTimeout = 15 * time.Second
+
+// Ask puts a preflight or doctor's question to a service and returns its
+// findings, each naming the service. No service listening is
+// nats.ErrNoResponders.
+func Ask(ctx context.Context, b *bus.Bus, subject string) ([]*pawlv1.Check, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	answer, err := b.NATS.RequestWithContext(ctx, subject, nil)
+	if err != nil {
+		return nil, err
+	}
+	findings := &pawlv1.Findings{}
+	if err := bus.Decode(answer.Header, answer.Data, findings); err != nil {
+		return nil, err
+	}
+	return findings.GetChecks(), nil
+}
+
+// Checked are the services that preflight asks.
+var Checked = []string{saga.DBRotator, saga.SecretPublisher, saga.Restarter, saga.Verifier}
+
+// Preflight asks every service that will take part. unanswered names those
+// that did not.
+func Preflight(ctx context.Context, b *bus.Bus, credential string) (found []*pawlv1.Check, unanswered error) {
+	type result struct {
+		checks []*pawlv1.Check
+		err    error
+	}
+	results := make([]result, len(Checked))
+	var wait sync.WaitGroup
+	for i, service := range Checked {
+		wait.Go(func() {
+			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential))
+			if err != nil {
+				err = fmt.Errorf("%s does not answer: %w", service, err)
+			}
+			results[i] = result{checks, err}
+		})
+	}
+	wait.Wait()
+	for _, r := range results {
+		found = append(found, r.checks...)
+		unanswered = errors.Join(unanswered, r.err)
+	}
+	return found, unanswered
+}
+
+// keyedMutex serialises one process's work on one credential. It is an economy,
+// not a guarantee: that is the compare-and-set.
+type keyedMutex struct {
+	mu    sync.Mutex
+	locks map[string]*heldMutex
+}
+
+type heldMutex struct {
+	sync.Mutex
+	users int
+}
+
+func (k *keyedMutex) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[string]*heldMutex{}
+	}
+	m, ok := k.locks[key]
+	if !ok {
+		m = &heldMutex{}
+		k.locks[key] = m
+	}
+	m.users++
+	k.mu.Unlock()
+	m.Lock()
+	return func() {
+		m.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if m.users--; m.users == 0 {
+			delete(k.locks, key)
+		}
+	}
+}
+
+// lastText remembers what was last said about a key, so that it is said once.
+type lastText struct {
+	mu   sync.Mutex
+	said map[string]string
+}
+
+func (l *lastText) same(key, text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.said == nil || len(l.said) > 10_000 {
+		l.said = map[string]string{}
+	}
+	if l.said[key] == text {
+		return true
+	}
+	l.said[key] = text
+	return false
+}

@@ -1,0 +1,130 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// New makes a service from what it is given.
+type New = func(Dependencies) (*Service, error)
+
+// Main is the whole of a service's main: it reads pawl.yaml, joins the bus and
+// works until SIGINT or SIGTERM. Exit codes: 0 stopped, 1 failed, 2
+// configuration.
+func Main(name string, create New) {
+	config := flag.String("c", "pawl.yaml", "configuration file")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	log := telemetry.NewLogger(os.Stderr, name, slog.LevelInfo)
+	inv, err := inventory.Load(*config)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	metrics, err := telemetry.NewMetrics()
+	if err == nil {
+		err = Run(ctx, Options{Name: name, New: create, Inventory: inv, Log: log, Metrics: metrics, Serve: true})
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Error("stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+// Options of Run.
+type Options struct {
+	Name      string
+	New       New
+	Inventory *inventory.Inventory
+	Log       *slog.Logger
+	Metrics   *telemetry.Metrics
+	Serve     bool               // answer /metrics, /healthz, /readyz for this service alone
+	Connect   bus.ConnectOptions // URL, or the server in this process; user and seed are filled in
+	Ready     func()             // called once the service is bound to its consumers, if set
+}
+
+// Run runs one service until ctx ends.
+func Run(ctx context.Context, o Options) error {
+	tracing, err := telemetry.NewTracing(ctx, o.Name, Version(), o.Inventory.Telemetry.OTLP)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		_ = tracing.Shutdown(ctx) // a lost span is no reason to fail
+	}()
+	if o.Connect.URL == "" {
+		o.Connect.URL = o.Inventory.NATS.URL
+	}
+	if o.Connect.URL == "" {
+		o.Connect.URL = "nats://" + o.Inventory.NATS.Listen
+	}
+	o.Connect.User = o.Name
+	if o.Connect.Seed, err = bus.LoadSeed(bus.SeedFile(o.Inventory, o.Name)); err != nil {
+		return err
+	}
+	b, err := bus.Connect(o.Connect)
+	if err != nil {
+		return err
+	}
+	defer b.NATS.Close()
+	d := Dependencies{Inventory: o.Inventory, Log: o.Log, Bus: b, Metrics: o.Metrics, Tracer: tracing.Tracer("pawl.dev/services/" + o.Name), Note: note(b, o.Name, o.Log)}
+	if slices.Contains(sealed.Recipients, o.Name) {
+		keys, err := sealed.LoadKeys(o.Inventory.KeysDir, o.Name)
+		if err != nil {
+			return err
+		}
+		d.Sealed = sealed.NewStore(b, o.Name, keys)
+	}
+	s, err := o.New(d)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Name, err)
+	}
+	if s.Close != nil {
+		defer s.Close()
+	}
+	if o.Serve && o.Inventory.Telemetry.Metrics != "" {
+		if err := o.Metrics.Serve(ctx, o.Inventory.Telemetry.Metrics, func() error {
+			if !b.NATS.IsConnected() {
+				return errors.New("not connected to NATS")
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	d.Note(ctx, &pawlv1.Note{Kind: "configuration", Text: fmt.Sprintf("%s %s loaded %s (%s)", o.Name, Version(), filepath.Base(o.Inventory.File), o.Inventory.Digest())})
+	return s.run(ctx, d, tracing, o.Ready)
+}
+
+// Version is the commit this binary was built from, where the build recorded it.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value[:min(12, len(s.Value))]
+		}
+	}
+	return "devel"
+}

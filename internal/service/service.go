@@ -1,0 +1,89 @@
+// Package service is the one loop that every service of Pawl is: receive a
+// trigger, fold the credential's log, do the step that is due if it is ours,
+// append the result with compare-and-set, acknowledge. A service is the table
+// of its step handlers; everything else is here.
+package service
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Service is what the loop runs.
+type Service struct {
+	// Name is one of saga.Services.
+	Name string
+	// Steps holds a handler for each step of the saga table that Name owns, by
+	// step name. Run refuses a service that lacks one, or that has one too many.
+	Steps map[string]Handler
+	// Check looks, without touching anything, at whether this service could do
+	// its steps for the credential now. Nil: nothing to check.
+	Check Checker
+	// Examine reports what this service can see of the credential, for `pawl
+	// doctor`. Nil: nothing to see.
+	Examine Checker
+	// Run, where set, runs beside the loop until ctx ends: the scheduler's
+	// timers, the auditor's consumers.
+	Run func(ctx context.Context) error
+	// Close releases what New opened.
+	Close func()
+}
+
+// Handler does one step: idempotent under the rotation's id, wrapped in
+// effect.Do, first asking the world what is already true. It returns the event
+// to append (nil: an event without detail) or an error, of which saga.Permanent
+// and saga.NotYet say more. ctx ends before the saga's own deadline does.
+type Handler func(ctx context.Context, r *Rotation) (*pawlv1.Event, error)
+
+// Checker returns one line per thing looked at. It never returns secrets.
+type Checker func(ctx context.Context, c *inventory.Credential) []*pawlv1.Check
+
+// Rotation is a folded log, and what the configuration says of its credential.
+type Rotation struct {
+	ID         string
+	Credential *inventory.Credential
+	State      saga.State
+	Step       *saga.Step
+	Events     map[saga.Event]*pawlv1.Event
+	// Deadline is when the saga gives this step up (or calls it stalled).
+	Deadline time.Time
+	// StillDue folds the log again and returns an error unless the same step is
+	// still due. Call it while holding the lock on what is about to change.
+	StillDue func(ctx context.Context) error
+}
+
+// Requested returns the detail of the event that began the rotation.
+func (r *Rotation) Requested() *pawlv1.Requested { return r.Events[saga.Requested].GetRequested() }
+
+// Staged returns the detail of staged or adopted, nil before either.
+func (r *Rotation) Staged() *pawlv1.Staged {
+	if e, ok := r.Events[saga.Staged]; ok {
+		return e.GetStaged()
+	}
+	return r.Events[saga.Adopted].GetStaged()
+}
+
+// Dependencies is what New of each service is given.
+type Dependencies struct {
+	Inventory *inventory.Inventory
+	Log       *slog.Logger
+	Bus       *bus.Bus
+	// Sealed opens this service's envelopes; nil for services that hold no
+	// sealing key (scheduler, restarter, auditor).
+	Sealed  *sealed.Store
+	Metrics *telemetry.Metrics
+	Tracer  trace.Tracer
+	// Note records beside the log what the audit trail must know. It does not
+	// fail the step: a note that cannot be stored is logged.
+	Note func(ctx context.Context, n *pawlv1.Note)
+}

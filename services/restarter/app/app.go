@@ -1,0 +1,119 @@
+// Package app is the restarter: it makes a credential's consumers read it anew,
+// one after the other, each healthy before the next one's turn.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+	"pawl.dev/services/restarter/internal/health"
+	"pawl.dev/services/restarter/internal/restart"
+)
+
+type app struct {
+	dir      string // of pawl.yaml, where health commands run
+	progress progress
+}
+
+// New returns the service. It opens nothing and holds no key.
+func New(d service.Dependencies) (*service.Service, error) {
+	a := &app{dir: filepath.Dir(d.Inventory.File)}
+	return &service.Service{
+		Name:  saga.Restarter,
+		Steps: map[string]service.Handler{"restart": a.roll, "rerestart": a.roll},
+		Check: a.check,
+	}, nil
+}
+
+// roll restarts the consumers in their configured order. Forward, the first
+// that fails ends it: the rest keep what works. Backward, a consumer that fails
+// must not keep the others from the credential that is being restored, so all
+// are tried, and the step is retried for those that failed.
+func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	backward := r.Step.Retriable()
+	if !backward { // a stalled step's deadline is past, and it must go on
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.Deadline)
+		defer cancel()
+	}
+	var failed []error
+	for _, consumer := range r.Credential.Consumers {
+		if a.progress.has(r, consumer.Name) {
+			continue
+		}
+		if err := r.StillDue(ctx); err != nil {
+			return nil, err
+		}
+		err := a.turn(ctx, r, consumer)
+		switch {
+		case err == nil:
+			a.progress.add(r, consumer.Name)
+		case ctx.Err() != nil:
+			return nil, err // cut short, by shutdown or deadline: not the consumer's fault
+		case !backward:
+			return nil, saga.Permanent(err)
+		default:
+			failed = append(failed, err)
+		}
+	}
+	if err := errors.Join(failed...); err != nil {
+		return nil, err
+	}
+	return &pawlv1.Event{Summary: fmt.Sprintf("%d consumers restarted", len(r.Credential.Consumers))}, nil
+}
+
+// turn restarts one consumer and awaits its health.
+func (a *app) turn(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) error {
+	cause := restart.Cause{Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At}
+	gate := health.New(consumer.Health, a.dir, cause.Environ())
+	if !gate.IsZero() {
+		if err := effect.Do(ctx, "health before", consumer.Name, gate.Look); err != nil {
+			effect.Warn(ctx, "consumer %s was unhealthy before its restart: %v", consumer.Name, err)
+		}
+	}
+	err := effect.Do(ctx, "restart", consumer.Name, func(ctx context.Context) error {
+		return restart.For(consumer.Restart).Restart(ctx, cause)
+	})
+	if err != nil {
+		return fmt.Errorf("consumer %s: restart: %w", consumer.Name, err)
+	}
+	if gate.IsZero() {
+		return nil
+	}
+	if err := effect.Do(ctx, "health", consumer.Name, gate.Await); err != nil {
+		return fmt.Errorf("consumer %s: after its restart: %w", consumer.Name, err)
+	}
+	return nil
+}
+
+func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
+	var lines []*pawlv1.Check
+	for _, consumer := range c.Consumers {
+		line := &pawlv1.Check{Service: saga.Restarter, Target: "consumer " + consumer.Name}
+		finding, err := restart.For(consumer.Restart).Check(ctx)
+		if err != nil {
+			finding, line.Refused = "cannot be restarted: "+err.Error(), true
+		}
+		line.Finding = finding
+		lines = append(lines, line)
+
+		cause := restart.Cause{Credential: c.Name, Step: "plan", Consumer: consumer.Name}
+		gate := health.New(consumer.Health, a.dir, cause.Environ())
+		if gate.IsZero() {
+			continue
+		}
+		finding = "healthy"
+		if err := gate.Look(ctx); err != nil {
+			finding = "warning: unhealthy now: " + err.Error() // a rotation may be what it needs
+		}
+		lines = append(lines, &pawlv1.Check{Service: saga.Restarter, Target: "health of " + consumer.Name, Finding: finding})
+	}
+	return lines
+}

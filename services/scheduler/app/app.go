@@ -1,0 +1,42 @@
+// Package app wires the scheduler.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+	"pawl.dev/services/scheduler/internal/admission"
+	"pawl.dev/services/scheduler/internal/timekeeper"
+)
+
+// New makes the service.
+func New(d service.Dependencies) (*service.Service, error) {
+	clerk := admission.New(d)
+	clock := timekeeper.New(d)
+	end := func(_ context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+		began, ok := r.State.Has(saga.Requested)
+		if !ok {
+			return nil, errors.New("no requested event")
+		}
+		took := time.Since(began.At)
+		d.Metrics.RotationEnded(r.State.Flow.Name, string(r.Step.Emits), took)
+		return &pawlv1.Event{Summary: fmt.Sprintf("%s after %v", r.Step.Emits, took.Round(time.Millisecond))}, nil
+	}
+	return &service.Service{
+		Name:  saga.Scheduler,
+		Steps: map[string]service.Handler{"complete": end, "roll back": end},
+		Run: func(ctx context.Context) error {
+			both, ctx := errgroup.WithContext(ctx)
+			both.Go(func() error { return clerk.Run(ctx) })
+			both.Go(func() error { return clock.Run(ctx) })
+			return both.Wait()
+		},
+	}, nil
+}

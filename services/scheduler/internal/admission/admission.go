@@ -1,0 +1,290 @@
+// Package admission decides what becomes of a request: it starts a rotation,
+// or says why not. Every request is answered, on pawl.answer.REQUEST and on
+// the reply subject where one was given. Handling one twice is harmless: a
+// rotation's id derives from its request.
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// patience is how long a request waits for services that do not answer the
+// preflight: they may be starting.
+const patience = 20 * time.Second
+
+// Clerk admits requests.
+type Clerk struct {
+	d       service.Dependencies
+	replies *replies
+}
+
+// New returns a clerk.
+func New(d service.Dependencies) *Clerk {
+	return &Clerk{d: d, replies: &replies{waiting: map[string][]string{}}}
+}
+
+// Run answers requests until ctx ends.
+func (c *Clerk) Run(ctx context.Context) error {
+	stop, err := c.replies.listen(c.d.Bus)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	consumer, err := service.Bind(ctx, c.d.Bus, bus.StreamRequest, bus.ConsumerRequests)
+	if err != nil {
+		return err
+	}
+	slots := make(chan struct{}, 64)
+	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			c.handle(ctx, m)
+		}()
+	}, jetstream.PullMaxMessages(128))
+	if err != nil {
+		return fmt.Errorf("requests: %w", err)
+	}
+	defer consuming.Stop()
+	<-ctx.Done()
+	return nil
+}
+
+// request is one request as received.
+type request struct {
+	id         string
+	credential string
+	rotation   string // the id its rotation gets
+	at         time.Time
+	delivered  uint64
+	body       *pawlv1.Request
+	message    jetstream.Msg
+}
+
+func (c *Clerk) handle(ctx context.Context, m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		c.d.Log.Error("request without metadata", "error", err)
+		return
+	}
+	q := request{
+		id: requestID(m, meta), credential: strings.TrimPrefix(m.Subject(), "pawl.request."), at: meta.Timestamp,
+		rotation: rotationID(meta.Timestamp, meta.Sequence.Stream), delivered: meta.NumDelivered, body: &pawlv1.Request{}, message: m,
+	}
+	answer, again, err := c.decide(ctx, &q)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		c.d.Log.Warn("request deferred", "request", q.id, "credential", q.credential, "again", again, "error", err)
+		again = max(again, 250*time.Millisecond)
+	}
+	if answer != nil {
+		answer.Request, answer.Credential = q.id, q.credential
+		if err := c.answer(ctx, &q, answer); err != nil {
+			c.d.Log.Warn("answer not stored; the request will be handled again", "request", q.id, "error", err)
+			again = max(again, time.Second)
+		}
+	}
+	if again > 0 {
+		err = m.NakWithDelay(again)
+	} else {
+		err = m.Ack()
+	}
+	if err != nil {
+		c.d.Log.Warn("request not settled; it will be delivered again", "request", q.id, "error", err)
+	}
+}
+
+// decide returns the answer, or when to ask again, or both.
+func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Duration, error) {
+	if err := c.read(ctx, q); err != nil {
+		return rejected(err.Error()), 0, nil
+	}
+	known, ok := c.d.Inventory.Credentials[q.credential]
+	if !ok {
+		return rejected(fmt.Sprintf("unknown credential %q: pawl.yaml has %s", q.credential, c.knownNames())), 0, nil
+	}
+	if wait := time.Until(q.body.GetNotBefore().AsTime()); q.body.GetNotBefore() != nil && wait > 0 {
+		if q.delivered > 1 {
+			return nil, wait, nil
+		}
+		return &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_SCHEDULED, Reason: "held until " + q.body.GetNotBefore().AsTime().Format(time.RFC3339)}, wait, nil
+	}
+	switch q.body.GetAction() {
+	case pawlv1.Action_ACTION_PLAN:
+		return c.plan(ctx, q, known)
+	case pawlv1.Action_ACTION_RESUME:
+		return c.resume(ctx, q)
+	default:
+		return c.admit(ctx, q, known)
+	}
+}
+
+// read decodes the request; what cannot be decoded is kept on pawl.dead.
+func (c *Clerk) read(ctx context.Context, q *request) error {
+	err := bus.Decode(q.message.Headers(), q.message.Data(), q.body)
+	if err == nil && !bus.ValidToken(q.credential) {
+		err = errors.New("the credential in the subject must match [a-z0-9-]{1,64}")
+	}
+	if q.body.GetAction() == pawlv1.Action_ACTION_UNSPECIFIED {
+		q.body.Action = pawlv1.Action_ACTION_ROTATE
+	}
+	if err == nil {
+		return nil
+	}
+	dead := &pawlv1.Note{Kind: "undecodable", Text: err.Error(), Credential: q.credential}
+	if stored := c.d.Bus.Publish(ctx, bus.DeadSubject(saga.Scheduler), dead, telemetry.Inject(ctx)); stored != nil {
+		c.d.Log.Warn("dead request not stored", "request", q.id, "error", stored)
+	}
+	return err
+}
+
+// admit starts a rotation unless something stands in the way.
+func (c *Clerk) admit(ctx context.Context, q *request, known *inventory.Credential) (*pawlv1.Answer, time.Duration, error) {
+	mine, err := c.d.Bus.ReadRotation(ctx, q.credential, q.rotation)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(mine.Records) > 0 {
+		return accepted(q.rotation), 0, nil // admitted before; only the acknowledgement was lost
+	}
+	log, err := c.d.Bus.ReadNewest(ctx, q.credential)
+	if err != nil {
+		return nil, 0, err
+	}
+	begin, refusal, err := c.prepare(q, known, log)
+	if err != nil {
+		return nil, 0, err
+	}
+	if refusal != nil {
+		return refusal, 0, nil
+	}
+	if q.body.GetAction() != pawlv1.Action_ACTION_ROLLBACK {
+		checks, missing := service.Preflight(ctx, c.d.Bus, q.credential)
+		if missing != nil && time.Since(q.at) < patience {
+			return nil, 500 * time.Millisecond, missing
+		}
+		if reasons := refusals(checks, missing); reasons != "" {
+			return rejected(reasons), 0, nil
+		}
+	}
+	err = c.begin(ctx, q, begin, log.LastSeq())
+	if errors.Is(err, bus.ErrConflict) {
+		return nil, 10 * time.Millisecond, nil // look again: most likely another request was first
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return accepted(q.rotation), 0, nil
+}
+
+// begin appends requested, the event from which the rotation's trace hangs.
+func (c *Clerk) begin(ctx context.Context, q *request, begin *pawlv1.Requested, lastSeq uint64) error {
+	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.message.Headers()))
+	ctx, span := c.d.Tracer.Start(ctx, string(saga.Requested), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+		attribute.String("rotation.credential", q.credential), attribute.String("rotation.id", q.rotation),
+		attribute.String("rotation.flow", begin.GetFlow()), attribute.String("rotation.reason", begin.GetReason()), attribute.String("rotation.requested_by", begin.GetRequestedBy())))
+	defer span.End()
+	event := &pawlv1.Event{Attempt: uint32(q.delivered), Detail: &pawlv1.Event_Requested{Requested: begin}}
+	_, err := c.d.Bus.Append(ctx, q.credential, q.rotation, saga.Requested, event, telemetry.Inject(ctx), lastSeq)
+	if err == nil {
+		c.d.Log.InfoContext(ctx, "requested", "credential", q.credential, "rotation", q.rotation, "flow", begin.GetFlow(), "reason", begin.GetReason())
+	}
+	return err
+}
+
+// prepare builds the requested event from the newest rotation, or the refusal.
+func (c *Clerk) prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requested, *pawlv1.Answer, error) {
+	begin := &pawlv1.Requested{
+		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
+		AuthenticatedAs: authenticatedAs(q.message),
+		Drain:           durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
+		Generation: 1, Flow: known.Strategy,
+	}
+	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
+	if adopting {
+		begin.Flow = saga.Adopt
+	}
+	notAdopted := rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password", q.credential, q.credential))
+	if len(log.Records) == 0 {
+		if adopting {
+			return begin, nil, nil
+		}
+		return nil, notAdopted, nil
+	}
+	state, err := log.Fold()
+	if err != nil {
+		return nil, nil, err
+	}
+	if state.Open() {
+		refusal := rejected(fmt.Sprintf("rotation %s of %s is still running: it is at %q since %s", log.Rotation, q.credential, state.Next().Name, state.Last.At.Format(time.RFC3339)))
+		refusal.Rotation = log.Rotation
+		return nil, refusal, nil
+	}
+	now := CurrentOf(log, state)
+	begin.Basis, begin.BasisUser, begin.BasisGeneration = now.Rotation, now.User, now.Generation
+	begin.Generation = log.Records[0].Body.GetRequested().GetGeneration() + 1
+	if adopted := log.Find(saga.Adopted); adopted != nil {
+		begin.Generation = max(begin.Generation, adopted.Body.GetStaged().GetFence()+1)
+	}
+	switch {
+	case adopting:
+	case now.Rotation == "":
+		return nil, notAdopted, nil
+	case q.body.GetAction() == pawlv1.Action_ACTION_ROLLBACK:
+		if refusal := rollbackOf(begin, log, state); refusal != "" {
+			return nil, rejected(refusal), nil
+		}
+	}
+	return begin, nil, nil
+}
+
+// rollbackOf turns begin into the rollback of the newest rotation.
+func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State) (refusal string) {
+	before := log.Records[0].Body.GetRequested()
+	ended, _ := state.Ended()
+	_, erased := state.Has(saga.Erased)
+	const margin = 2 * time.Second // the db-rotator may be about to erase, by a clock that differs a little
+	switch {
+	case ended.Event != saga.Completed || before.GetAction() != pawlv1.Action_ACTION_ROTATE:
+		return fmt.Sprintf("nothing to roll back: the newest rotation, %s, was no completed rotation (%s, %s)", log.Rotation, state.Flow.Name, ended.Event)
+	case erased || time.Until(ended.At.Add(before.GetKeep().AsDuration())) < margin:
+		return fmt.Sprintf("the predecessor is no longer kept: `keep` of %v ended at %s", before.GetKeep().AsDuration(), ended.At.Add(before.GetKeep().AsDuration()).Format(time.RFC3339))
+	case before.GetBasis() == "":
+		return fmt.Sprintf("rotation %s had no predecessor", log.Rotation)
+	}
+	begin.Restores, begin.RestoresUser = before.GetBasis(), before.GetBasisUser()
+	begin.Flow = saga.RollbackAlternating
+	if state.Flow.Name == saga.InPlace {
+		begin.Flow = saga.RollbackInPlace
+	}
+	return ""
+}
+
+func (c *Clerk) knownNames() string {
+	var names []string
+	for name := range c.d.Inventory.Credentials {
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return "no credentials"
+	}
+	return strings.Join(sorted(names), ", ")
+}

@@ -1,0 +1,202 @@
+package admission
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+func rejected(reason string) *pawlv1.Answer {
+	return &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_REJECTED, Reason: reason}
+}
+
+func accepted(rotation string) *pawlv1.Answer {
+	return &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_ACCEPTED, Rotation: rotation}
+}
+
+// plan is preflight and the steps, touching nothing.
+func (c *Clerk) plan(ctx context.Context, q *request, known *inventory.Credential) (*pawlv1.Answer, time.Duration, error) {
+	log, err := c.d.Bus.ReadNewest(ctx, q.credential)
+	if err != nil {
+		return nil, 0, err
+	}
+	as := &request{id: q.id, credential: q.credential, body: &pawlv1.Request{Action: pawlv1.Action_ACTION_ROTATE}, message: q.message}
+	begin, refusal, err := c.prepare(as, known, log)
+	if err != nil {
+		return nil, 0, err
+	}
+	checks, missing := service.Preflight(ctx, c.d.Bus, q.credential)
+	reasons := refusals(checks, missing)
+	if refusal != nil {
+		reasons = strings.TrimSuffix(refusal.GetReason()+"; "+reasons, "; ")
+	}
+	answer := &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_ACCEPTED, Plan: checks, Reason: reasons}
+	if reasons != "" {
+		answer.Outcome = pawlv1.Outcome_OUTCOME_REJECTED
+	}
+	if begin != nil {
+		flow, _ := saga.FlowByName(begin.GetFlow())
+		for _, step := range flow.Forward {
+			answer.Plan = append(answer.Plan, &pawlv1.Check{Service: step.Owner, Target: step.Name, Finding: "step: " + step.Does})
+		}
+	}
+	return answer, 0, nil
+}
+
+// resume wakes the owner of the step that is due.
+func (c *Clerk) resume(ctx context.Context, q *request) (*pawlv1.Answer, time.Duration, error) {
+	log, err := c.d.Bus.ReadNewest(ctx, q.credential)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(log.Records) == 0 {
+		return rejected("nothing to resume: " + q.credential + " never had a rotation"), 0, nil
+	}
+	state, err := log.Fold()
+	if err != nil {
+		return nil, 0, err
+	}
+	step := state.Next()
+	if step == nil || !state.Open() {
+		return rejected("nothing to resume: rotation " + log.Rotation + " has ended"), 0, nil
+	}
+	wake := &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq(), Cause: "resumed"}
+	if err := c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, q.credential), wake, telemetry.Inject(ctx)); err != nil {
+		return nil, 0, err
+	}
+	c.d.Note(ctx, &pawlv1.Note{Kind: "resumed", Credential: q.credential, Rotation: log.Rotation, Step: step.Name, Actor: q.body.GetRequestedBy(), Text: q.body.GetReason()})
+	answer := accepted(log.Rotation)
+	answer.Reason = fmt.Sprintf("%s tries %q now", step.Owner, step.Name)
+	return answer, 0, nil
+}
+
+// answer stores the answer and sends it to whoever waits for it.
+func (c *Clerk) answer(ctx context.Context, q *request, a *pawlv1.Answer) error {
+	outcome := strings.ToLower(strings.TrimPrefix(a.GetOutcome().String(), "OUTCOME_"))
+	action := strings.ToLower(strings.TrimPrefix(q.body.GetAction().String(), "ACTION_"))
+	header := telemetry.Inject(ctx)
+	header.Set(digestHeader, digest(q.message.Subject(), q.message.Headers(), q.message.Data()))
+	if err := c.d.Bus.Publish(ctx, bus.AnswerSubject(q.id), a, header); err != nil {
+		return err
+	}
+	c.d.Metrics.Answered(action, outcome)
+	c.d.Note(ctx, &pawlv1.Note{Kind: "request " + outcome, Credential: q.credential, Rotation: a.GetRotation(), Actor: q.body.GetRequestedBy(),
+		Text: strings.TrimSpace(action + " " + q.id + " " + a.GetReason())})
+	return nil
+}
+
+// refusals joins what preflight refused, empty for nothing.
+func refusals(checks []*pawlv1.Check, missing error) string {
+	var reasons []string
+	for _, c := range checks {
+		if c.GetRefused() {
+			reasons = append(reasons, fmt.Sprintf("%s: %s: %s", c.GetService(), c.GetTarget(), c.GetFinding()))
+		}
+	}
+	if missing != nil {
+		reasons = append(reasons, strings.ReplaceAll(missing.Error(), "\n", "; "))
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// requestID is the requester's own message id, or else the place of the request
+// in its stream, which the publisher's acknowledgement told it.
+func requestID(m jetstream.Msg, meta *jetstream.MsgMetadata) string {
+	if id := m.Headers().Get(jetstream.MsgIDHeader); bus.ValidToken(id) {
+		return id
+	}
+	return strconv.FormatUint(meta.Sequence.Stream, 10)
+}
+
+// rotationID derives from the request alone, so that the same request cannot
+// start two rotations. It sorts by time.
+func rotationID(at time.Time, seq uint64) string {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, seq), uint64(at.UnixNano())))
+	return at.UTC().Format("20060102-150405-") + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:5])
+}
+
+// authenticatedAs is the NATS user behind the request, where the server tells:
+// it does when clients reach the services through an account import.
+func authenticatedAs(m jetstream.Msg) string { return m.Headers().Get("Nats-Request-Info") }
+
+// replies remembers reply subjects, which JetStream does not store, and
+// forwards the answer. Each replica sees all answers, and sends those for
+// which it holds a reply subject.
+type replies struct {
+	mu      sync.Mutex
+	waiting map[string][]string // digest of the request to reply subjects, oldest first
+}
+
+const digestHeader = "Pawl-Request-Digest"
+
+func digest(subject string, header nats.Header, body []byte) string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s\n%s\n", subject, header.Get(jetstream.MsgIDHeader))
+	sum.Write(body)
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
+	asked, err := b.NATS.QueueSubscribe("pawl.request.*", saga.Scheduler, func(m *nats.Msg) {
+		if m.Reply == "" {
+			return
+		}
+		key := digest(m.Subject, m.Header, m.Data)
+		r.mu.Lock()
+		r.waiting[key] = append(r.waiting[key], m.Reply)
+		r.mu.Unlock()
+		time.AfterFunc(2*time.Minute, func() { r.take(key, m.Reply) }) // the server forgets the permission then, too
+	})
+	if err != nil {
+		return nil, fmt.Errorf("requests: %w", err)
+	}
+	answered, err := b.NATS.Subscribe("pawl.answer.*", func(m *nats.Msg) {
+		if reply, ok := r.take(m.Header.Get(digestHeader), ""); ok {
+			_ = b.NATS.PublishMsg(&nats.Msg{Subject: reply, Header: m.Header, Data: m.Data}) // the stored answer remains
+		}
+	})
+	if err != nil {
+		_ = asked.Unsubscribe() // the connection is about to close
+		return nil, fmt.Errorf("answers: %w", err)
+	}
+	return func() { _, _ = asked.Unsubscribe(), answered.Unsubscribe() }, nil
+}
+
+// take removes and returns the oldest reply subject of a request, or that one.
+func (r *replies) take(key, reply string) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	queue := r.waiting[key]
+	i := 0
+	if reply != "" {
+		i = slices.Index(queue, reply)
+	}
+	if i < 0 || i >= len(queue) {
+		return "", false
+	}
+	reply = queue[i]
+	if r.waiting[key] = slices.Delete(queue, i, i+1); len(r.waiting[key]) == 0 {
+		delete(r.waiting, key)
+	}
+	return reply, true
+}
+
+func sorted(names []string) []string { slices.Sort(names); return names }

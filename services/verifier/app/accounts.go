@@ -1,0 +1,44 @@
+package app
+
+import (
+	"sync"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+)
+
+// accounts keeps the observer's and the admin's sessions open: logins are what
+// a rotation costs.
+type accounts struct {
+	mu   sync.Mutex
+	open map[accountKey]*postgres.Admin
+}
+
+type accountKey struct{ cluster, node, user string }
+
+func (a *accounts) on(c *inventory.Credential, node inventory.Node, account inventory.Account) (*postgres.Admin, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := accountKey{c.Cluster.Name, node.Name, account.User}
+	if admin, ok := a.open[key]; ok {
+		return admin, nil
+	}
+	admin, err := postgres.NewAdmin(node, account)
+	if err != nil {
+		return nil, err
+	}
+	if a.open == nil {
+		a.open = map[accountKey]*postgres.Admin{}
+	}
+	a.open[key] = admin
+	return admin, nil
+}
+
+func (a *accounts) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, admin := range a.open {
+		admin.Close()
+	}
+	a.open = nil
+}

@@ -1,0 +1,47 @@
+// Package app is the verifier: it proves that the new credential works, on
+// every node and for every consumer, and at the end that the old one does not.
+// It changes nothing anywhere.
+package app
+
+import (
+	"context"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/service"
+)
+
+// envelopes is what the verifier needs of the sealed store.
+type envelopes interface {
+	Open(ctx context.Context, credential, rotation string) (*sealed.Credential, error)
+}
+
+type app struct {
+	sealed   envelopes
+	accounts accounts
+}
+
+// New returns the service. It connects to nothing yet.
+func New(d service.Dependencies) (*service.Service, error) {
+	a := &app{sealed: d.Sealed}
+	return &service.Service{
+		Name:    saga.Verifier,
+		Steps:   map[string]service.Handler{"verify": a.verify, "confirm": a.confirm},
+		Check:   a.check,
+		Examine: a.examine,
+		Close:   a.accounts.close,
+	}, nil
+}
+
+// alternates tells the strategy from the flow where that says it: the
+// configuration may have changed since the rotation began.
+func alternates(r *service.Rotation) bool {
+	switch r.State.Flow.Name {
+	case saga.Alternating:
+		return true
+	case saga.InPlace:
+		return false
+	}
+	return r.Credential.Strategy == inventory.Alternating
+}

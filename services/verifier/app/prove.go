@@ -1,0 +1,109 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+	"pawl.dev/services/verifier/internal/consumers"
+)
+
+// prove awaits every consumer on the new login. When the time is up it names
+// all that are missing.
+func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, error) {
+	logins := consumers.Logins{User: r.Staged().GetUser(), Old: r.Staged().GetUser(), Since: map[string]time.Time{}}
+	if alternates(r) {
+		logins.Old = r.Requested().GetBasisUser()
+	}
+	for _, node := range r.Credential.Nodes {
+		committed, ok := r.Staged().GetCommittedAt()[node.Name]
+		if !ok {
+			return nil, saga.Permanentf("node %q was not staged, so no session on it proves anything: it is new in pawl.yaml; rotate again", node.Name)
+		}
+		logins.Since[node.Name] = committed.AsTime()
+	}
+	look := func(ctx context.Context) (consumers.Seen, error) { return a.sessions(ctx, r, logins.User, logins.Old) }
+	until := time.Now().Add(time.Until(giveUp(ctx, r)) * 9 / 10)
+
+	proof := &pawlv1.Proof{}
+	var missing []error
+	for _, c := range r.Credential.Consumers {
+		err := effect.Do(ctx, "prove consumer", c.Name, func(ctx context.Context) error {
+			proven, err := logins.Await(ctx, until, c, look)
+			if err == nil {
+				proof.Consumers = append(proof.Consumers, proven)
+			}
+			return err
+		})
+		switch {
+		case err == nil:
+		case errors.As(err, new(*consumers.Unproven)):
+			missing = append(missing, err)
+		default:
+			return nil, err
+		}
+	}
+	if len(missing) > 0 {
+		return nil, saga.Permanentf("consumers not proven: %w", errors.Join(missing...))
+	}
+	if !alternates(r) {
+		proof.Outage = outage(r)
+	}
+	return proof, nil
+}
+
+// giveUp is when the handler must have ended.
+func giveUp(ctx context.Context, r *service.Rotation) time.Time {
+	if ends, ok := ctx.Deadline(); ok && ends.Before(r.Deadline) {
+		return ends
+	}
+	return r.Deadline
+}
+
+// sessions asks every node who uses the logins.
+func (a *app) sessions(ctx context.Context, r *service.Rotation, logins ...string) (consumers.Seen, error) {
+	seen := consumers.Seen{}
+	for _, node := range r.Credential.Nodes {
+		observer, err := a.accounts.on(r.Credential, node, r.Credential.Cluster.Observer)
+		if err != nil {
+			return nil, err
+		}
+		if seen[node.Name], err = observer.Sessions(ctx, logins); err != nil {
+			return nil, err
+		}
+		for _, s := range seen[node.Name] {
+			if s.BackendStart.Unix() == 0 {
+				return nil, saga.Permanentf("%s: observer %q may not see others' sessions: GRANT pg_monitor TO it", node.Name, r.Credential.Cluster.Observer.User)
+			}
+		}
+	}
+	return seen, nil
+}
+
+// outage is how long the published password was refused: from the first commit,
+// by the database's clock, to the end of the last sink's write, by the
+// publisher's; nil where no sink was written.
+func outage(r *service.Rotation) *durationpb.Duration {
+	var written, committed time.Time
+	for _, op := range r.Events[saga.Published].GetOperations() {
+		if end := op.GetStartedAt().AsTime().Add(op.GetDuration().AsDuration()); op.GetName() == "write sink" && end.After(written) {
+			written = end
+		}
+	}
+	for _, at := range r.Staged().GetCommittedAt() {
+		if committed.IsZero() || at.AsTime().Before(committed) {
+			committed = at.AsTime()
+		}
+	}
+	if written.IsZero() {
+		return nil
+	}
+	return durationpb.New(max(0, written.Sub(committed)))
+}
+

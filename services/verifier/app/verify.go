@@ -1,0 +1,117 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+	"pawl.dev/services/verifier/internal/probe"
+)
+
+// verify logs in on every node, once, runs the probes on that connection, and
+// then awaits that every consumer is seen on the new login. An adoption
+// restarts nobody, so there it ends with the probes.
+func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	cred, err := a.open(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	probes := probe.For(r.Credential)
+	for _, node := range r.Credential.Nodes {
+		if err := probeNode(ctx, r, node, cred, probes); err != nil {
+			return nil, err
+		}
+	}
+	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %d probes passed", cred.User, count(len(r.Credential.Nodes), "node"), len(probes))}
+	if r.State.Flow.Name == saga.Adopt {
+		return event, nil
+	}
+	proof, err := a.prove(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	event.Detail = &pawlv1.Event_Proof{Proof: proof}
+	event.Summary += ", " + count(len(proof.GetConsumers()), "consumer") + " proven"
+	return event, nil
+}
+
+// open reads the rotation's envelope, and checks it against the log.
+func (a *app) open(ctx context.Context, r *service.Rotation) (*sealed.Credential, error) {
+	cred, err := a.sealed.Open(ctx, r.Credential.Name, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if staged := r.Staged().GetUser(); cred.User != staged {
+		return nil, saga.Permanentf("the sealed credential is %q's, the log says %q", cred.User, staged)
+	}
+	return cred, nil
+}
+
+func probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, probes []probe.Probe) error {
+	login := &probe.Login{User: cred.User, Role: cred.User, Another: func(ctx context.Context) (*pgx.Conn, error) {
+		return logIn(ctx, r.Credential, node, cred)
+	}}
+	if alternates(r) {
+		login.Role = r.Requested().GetRole()
+		login.Old = r.Requested().GetBasisUser()
+	}
+	err := effect.Do(ctx, "log in", node.Name, func(ctx context.Context) (err error) {
+		login.Conn, err = login.Another(ctx)
+		return explainLogin(err, cred.User, node)
+	})
+	if err != nil {
+		return err
+	}
+	defer probe.Close(login.Conn)
+	for _, p := range probes {
+		err := effect.Do(ctx, "probe", node.Name+" "+p.Name(), func(ctx context.Context) error {
+			if err := p.Run(ctx, login); err != nil {
+				return fmt.Errorf("%s: %w", node.Name, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func logIn(ctx context.Context, c *inventory.Credential, node inventory.Node, cred *sealed.Credential) (*pgx.Conn, error) {
+	target := postgres.AccountTarget(node, c.Cluster.Observer) // whose TLS settings are the cluster's
+	target.User, target.Database, target.Password = cred.User, c.Database, cred.Password
+	return postgres.Login(ctx, target)
+}
+
+// unproven begins pgx's text for a login that was granted, or asked for, in
+// another way than SCRAM; it has no type of its own.
+const unproven = "authentication method requirement"
+
+// hbaFix is what to do about a login that needs no password.
+const hbaFix = "set its method to scram-sha-256 and reload"
+
+func explainLogin(err error, user string, node inventory.Node) error {
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), unproven):
+		return saga.Permanentf("%s: pg_hba lets %q in without proof of the password (trust, peer, or another method than SCRAM), so its login proves nothing: find its line in pg_hba.conf, %s", node.Name, user, hbaFix)
+	}
+	return probe.Explain(fmt.Sprintf("%s: log in as %q", node.Name, user), err)
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
