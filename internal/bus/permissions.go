@@ -53,7 +53,7 @@ func PermissionsFor(user string) Permissions {
 			// Ordered consumers of what holds no secret, for `watch` and `history`.
 			"$JS.API.CONSUMER.CREATE." + StreamLog + ".>", "$JS.API.CONSUMER.CREATE." + StreamNote + ".>", "$JS.API.CONSUMER.CREATE." + StreamAnswer + ".>", "$JS.API.CONSUMER.CREATE." + StreamAudit + ".>",
 			"$JS.API.CONSUMER.MSG.NEXT.*.>", "$JS.API.CONSUMER.INFO.*.>", "$JS.API.CONSUMER.DELETE.*.>", "$JS.API.STREAM.LIST", "$JS.API.INFO"}
-		p.Subscribe = append(p.Subscribe, "pawl.answer.*")
+		p.Subscribe = append(p.Subscribe, "pawl.answer.*", "pawl.rotation.>", "pawl.note.*")
 		read(StreamLog, StreamNote, StreamAnswer, StreamAudit, StreamTimer, StreamDead)
 		return p
 	}

@@ -7,8 +7,10 @@ package fault
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Point ends the process with SIGKILL, or stops it with SIGSTOP, if the file
@@ -28,6 +30,7 @@ func Point(credential, name string) {
 	if os.Rename(order, order+".hit") != nil {
 		return // another replica took it
 	}
+	_ = os.WriteFile(order+".hit", []byte(strconv.Itoa(os.Getpid())), 0o600) // tells the test whom to wake
 	signal := syscall.SIGKILL
 	if strings.TrimSpace(string(what)) == "STOP" {
 		signal = syscall.SIGSTOP
@@ -36,4 +39,13 @@ func Point(credential, name string) {
 	if signal == syscall.SIGKILL {
 		select {} // never reached the next line alive
 	}
+}
+
+// Deadline returns d, or the duration in PAWL_DEADLINE where that is shorter:
+// a test cannot wait for minutes.
+func Deadline(d time.Duration) time.Duration {
+	if limit, err := time.ParseDuration(os.Getenv("PAWL_DEADLINE")); err == nil {
+		return min(d, limit)
+	}
+	return d
 }

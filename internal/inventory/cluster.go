@@ -31,7 +31,7 @@ func readAccount(v value, defaults Account) Account {
 	o := v.object("user", "password_file", "password_env", "database", "sslmode", "sslrootcert")
 	file, env := o.at("password_file"), o.at("password_env")
 	a := Account{
-		User:         o.at("user").required("the role that Pawl logs in as"),
+		User:         o.at("user").text(),
 		PasswordFile: file.file(""),
 		PasswordEnv:  env.text(),
 		Database:     o.at("database").text(),
@@ -40,6 +40,9 @@ func readAccount(v value, defaults Account) Account {
 	}
 	if a.Database == "" {
 		a.Database = defaults.Database
+	}
+	if o.at("user").node == nil && o.readable() {
+		o.at("user").missing("the role that Pawl logs in as")
 	}
 	o.at("user").checkIdentifier(a.User)
 	o.at("database").checkIdentifier(a.Database)

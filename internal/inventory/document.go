@@ -23,6 +23,7 @@ type document struct {
 
 	published map[place]value   // who writes what
 	logins    map[string]string // which credential owns a login, by where and which
+	resolved  map[string]string // paths without their symbolic links
 }
 
 // remark is what is to be said of one line.

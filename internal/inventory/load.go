@@ -49,7 +49,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 	}
 	d := &document{
 		name: path, file: absolute, dir: filepath.Dir(absolute),
-		published: map[place]value{}, logins: map[string]string{},
+		published: map[place]value{}, logins: map[string]string{}, resolved: map[string]string{},
 	}
 	inv := d.inventory(value{doc: d, node: root, line: root.Line})
 	if err := d.err(); err != nil {
@@ -79,7 +79,7 @@ func (d *document) inventory(v value) *Inventory {
 	if at.node == nil {
 		at.line = o.at("data_dir").line
 	}
-	if within(resolve(inv.KeysDir), resolve(inv.DataDir)) {
+	if within(d.resolve(inv.KeysDir), d.resolve(inv.DataDir)) {
 		at.fault("is inside data_dir: whoever copies the data would hold the keys that open it: name a folder elsewhere")
 	}
 	for _, e := range o.at("contacts").entries() {
@@ -167,16 +167,20 @@ func syntaxError(name string, err error) error {
 	return fmt.Errorf("%s: is not YAML: %s", where, text)
 }
 
-// resolve follows the symbolic links in as much of path as exists.
-func resolve(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
+// resolve follows the symbolic links in as much of path as exists. It remembers:
+// thousands of credentials may be published in few folders.
+func (d *document) resolve(path string) string {
+	if real, ok := d.resolved[path]; ok {
 		return real
 	}
-	parent := filepath.Dir(path)
-	if parent == path {
-		return path
+	real, err := filepath.EvalSymlinks(path)
+	if parent := filepath.Dir(path); err != nil && parent != path {
+		real = filepath.Join(d.resolve(parent), filepath.Base(path))
+	} else if err != nil {
+		real = path
 	}
-	return filepath.Join(resolve(parent), filepath.Base(path))
+	d.resolved[path] = real
+	return real
 }
 
 // within reports whether path is folder or lies in it.

@@ -28,7 +28,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 		{"a key twice", "keys_dir: keys", "data_dir: other", "2: data_dir: stands twice, first on line 1: keep one"},
 		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials)`},
 		{"an alias", "environment: production", "environment: &e production\n    observer: *e", "8: clusters.main.observer: YAML aliases are not read here: write the value out"},
-		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.<<: YAML merge keys are not read here: write the values out"},
+		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.\"<<\": YAML merge keys are not read here: write the values out"},
 		{"a scalar for a mapping", account, "pawl_admin", "8: clusters.main.admin: must be a mapping, that is, lines of key: value"},
 		{"a mapping for a scalar", "role: app", "role: {name: app}", "15: credentials.app.role: must be a single value"},
 		{"a scalar for a list", "strategy: alternating", "strategy: alternating\n    nodes: primary", "17: credentials.app.nodes: must be a list, that is, [a, b] or lines that begin with -"},
@@ -62,7 +62,6 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 		{"a replica of itself", "replica_of: primary", "replica_of: replica", `11: clusters.main.nodes.replica.replica_of: leads round in a circle (replica of replica): one of them must be a primary, without replica_of`},
 		// Credentials.
 		{"a physical replica", "strategy: alternating", "strategy: alternating\n    nodes: [replica]", "17: credentials.app.nodes[0]: replica is a physical replica: it has no password of its own, it follows its primary primary: name primaries alone"},
-		{"two primaries by name", ", replica_of: primary}", "}\ncredentials_: {}", ""},
 		{"two primaries by default", ", replica_of: primary", "", "13: credentials.app.nodes: is missing: the cluster has several primaries (primary, replica), and a credential on several is not supported by this version yet: name one"},
 		{"a node that is not there", "strategy: alternating", "strategy: alternating\n    nodes: [prinary]", `17: credentials.app.nodes[0]: there is no node in cluster main "prinary"; the nearest is "primary"`},
 		{"no node", "strategy: alternating", "strategy: alternating\n    nodes: []", "17: credentials.app.nodes: is an empty list: name a primary, or delete the line"},
@@ -83,7 +82,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 	}
 }
 
-// one expects a single fault, or none where want is empty.
+// one expects a single fault.
 func one(t *testing.T, old, with, want string) {
 	t.Helper()
 	_, err := load(t, change(t, old, with))
@@ -153,7 +152,22 @@ func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 	one(t, name, name+"        instances: 0\n", `21: credentials.app.consumers[0].instances: "0" must be a whole number from 1 to 1000`)
 	one(t, name, name+"        application_name: Büro\n", "21: credentials.app.consumers[0].application_name: PostgreSQL replaces all but printable ASCII in an application_name: write it so")
 	one(t, name, name+"      - name: api\n", `21: credentials.app.consumers[1].name: "api" stands twice, first on line 20: name each consumer once`)
-	one(t, role, role+"    verify: [sql: ' ', pool: {connections: 0}]\n", "")
+	one(t, role, role+"    verify: [sql: ' ']\n", "16: credentials.app.verify[0].sql: is missing: write a statement, such as SELECT 1")
+	one(t, role, role+"    verify: [pool: {connections: 0}]\n", `16: credentials.app.verify[0].pool.connections: "0" must be a whole number from 1 to 1000`)
+}
+
+func TestWhatLaterVersionsBringIsRefusedByName(t *testing.T) {
+	for _, kind := range []string{"docker_secret", "kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"} {
+		one(t, sink, kind+": {x: 1}", "18: credentials.app.publish[0]."+kind+": "+kind+" is not supported by this version yet: use dotenv, file")
+	}
+	for _, kind := range []string{"compose", "container", "swarm_service", "systemd", "kubernetes", "pgbouncer"} {
+		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use process, command, http, none")
+	}
+	text := strings.Replace(change(t, ", replica_of: primary", ""), role, role+"    nodes: [replica, primary]\n", 1)
+	_, err := load(t, text)
+	if got, want := faults(t, err), "16: credentials.app.nodes: has several primaries (replica, primary): a credential on several is not supported by this version yet: name one"; len(got) != 1 || got[0] != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 func TestTwoWritersOfOnePlaceAreRefused(t *testing.T) {
@@ -194,13 +208,41 @@ func TestKeysReachedThroughALinkIntoTheDataAreRefused(t *testing.T) {
 }
 
 func TestWarningsTellWhatDoesNotWorkAsItSeems(t *testing.T) {
-	inv, err := load(t, change(t, sink, "dotenv: {path: .env, user: POSTGRES_USER, password: POSTGRES_PASSWORD}\n      - file: {path: f, format: json, mode: 0644}"))
+	inv, err := load(t, change(t, sink, "dotenv: {path: .env, user: POSTGRES_USER, password: POSTGRES_PASSWORD}\n      - file: {path: f, format: json, mode: 0644}\n      - dotenv: {path: .other, dsn: URL, password: PW}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(inv.Warnings) != 2 || !strings.Contains(inv.Warnings[0], "pawl.yaml:18: credentials.app.publish[0].dotenv.password: PostgreSQL's image reads POSTGRES_PASSWORD only when it first fills") ||
-		!strings.Contains(inv.Warnings[1], `pawl.yaml:19: credentials.app.publish[1].file.mode: "0644" lets everybody on the machine read`) {
+	if len(inv.Warnings) != 3 || !strings.Contains(inv.Warnings[0], "pawl.yaml:18: credentials.app.publish[0].dotenv.password: PostgreSQL's image reads POSTGRES_PASSWORD only when it first fills") ||
+		!strings.Contains(inv.Warnings[1], `pawl.yaml:19: credentials.app.publish[1].file.mode: "0644" lets everybody on the machine read`) ||
+		!strings.Contains(inv.Warnings[2], "pawl.yaml:20: credentials.app.publish[2].dotenv: alternating changes the user name too: whoever reads") {
 		t.Errorf("got %q", inv.Warnings)
+	}
+}
+
+func TestPasswordIsReadAnewAndNeverTold(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	byFile, byEnv := Account{User: "u", PasswordFile: file}, Account{User: "u", PasswordEnv: "PAWL_TEST_PASSWORD"}
+	for _, a := range []Account{byFile, byEnv} {
+		if _, err := a.Password(); err == nil || !strings.HasPrefix(err.Error(), `password of "u": `) {
+			t.Errorf("without a password: %v", err)
+		}
+	}
+	for _, text := range []string{"one", "two words "} {
+		t.Setenv("PAWL_TEST_PASSWORD", text)
+		if err := os.WriteFile(file, []byte(text+"\r\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []Account{byFile, byEnv} {
+			if got, err := a.Password(); err != nil || got.Reveal() != text {
+				t.Errorf("%+v: not the password of now, %v", a, err)
+			}
+		}
+	}
+	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := byFile.Password(); err == nil {
+		t.Error("an empty file was taken for a password")
 	}
 }
 

@@ -62,7 +62,7 @@ func (o object) sinkPath() string {
 		at.missing("the file to write")
 	}
 	path := at.file("")
-	if path != "" && resolve(path) == resolve(o.doc.file) {
+	if path != "" && o.doc.resolve(path) == o.doc.resolve(o.doc.file) {
 		at.fault("is this configuration itself, and passwords never stand in it: name another file")
 	}
 	return path
@@ -112,7 +112,7 @@ func (v value) claim(path, key string) {
 	if path == "" {
 		return
 	}
-	file := resolve(path)
+	file := v.doc.resolve(path)
 	clashes, marks := []string{key, wholeFile}, []string{key, anyKey}
 	base, _, member := strings.Cut(key, "[")
 	switch {

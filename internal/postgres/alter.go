@@ -76,7 +76,7 @@ func (tx *Tx) CreateSibling(ctx context.Context, owner Role, sibling string) err
 	for _, s := range settings {
 		acts = acts || (s.name == "role" && s.database == "")
 		if err := tx.exec(ctx, s.statement(sibling)); err != nil {
-			return fmt.Errorf("copy setting %s of %q: %w", s.name, owner.Name, err)
+			return &hint{fmt.Errorf("copy setting %s of %q: %w", s.name, owner.Name, err), fmt.Sprintf("have a superuser create role %q like it", sibling)}
 		}
 	}
 	if acts {

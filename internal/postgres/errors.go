@@ -18,8 +18,9 @@ const (
 	NoDatabase    = "3D000"
 	NotPermitted  = "42501"
 
-	noTable  = "42P01"
-	noSchema = "3F000"
+	noTable    = "42P01"
+	noSchema   = "3F000"
+	noFunction = "42883"
 )
 
 // Refused is the server's own refusal. It never holds SQL text.

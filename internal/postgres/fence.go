@@ -68,10 +68,10 @@ func (a *Admin) EnsureFence(ctx context.Context) error {
 		}
 		// The lock, because two IF NOT EXISTS at once can collide.
 		_, err := c.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext('pawl.fence'));"+createFence, pgx.QueryExecModeSimpleProtocol)
-		if IsRefused(clean(err), NotPermitted) {
-			return a.named(&hint{clean(err), "the account cannot create pawl.fence: run what `pawl init --admin-sql` prints"})
+		if err = a.named(err); IsRefused(err, NotPermitted) {
+			return &hint{err, "the account cannot create pawl.fence: run what `pawl init --admin-sql` prints"}
 		}
-		return a.named(err)
+		return err
 	})
 }
 

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,7 @@ type Role struct {
 	ConnLimit   int           // -1: none
 	ValidUntil  string        // as PostgreSQL writes it; empty: for ever
 	Verifier    secret.String // zero: no password
+	At          time.Time     // the server's clock when this was read
 }
 
 // Session is one row of pg_stat_activity.
@@ -33,7 +35,7 @@ type Session struct {
 }
 
 // String names a session as people look for it.
-func (s Session) String() string { return s.Application + "@" + s.Client }
+func (s Session) String() string { return fmt.Sprintf("%s@%s pid %d", s.Application, s.Client, s.PID) }
 
 // querier is a session or a transaction.
 type querier interface {
@@ -58,21 +60,21 @@ func (a *Admin) role(ctx context.Context, q querier, name string) (Role, error) 
 	}
 	role := Role{Name: name, Exists: true}
 	var verifier string
-	err := q.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(`+stored+`, '')
+	err := q.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(`+stored+`, ''), clock_timestamp()
 		FROM pg_catalog.pg_roles r WHERE rolname = $1`, name).
-		Scan(&role.Superuser, &role.CanLogin, &role.Replication, &role.ConnLimit, &role.ValidUntil, &verifier)
+		Scan(&role.Superuser, &role.CanLogin, &role.Replication, &role.ConnLimit, &role.ValidUntil, &verifier, &role.At)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Role{Name: name}, nil
 	}
-	if cleaned := clean(err); IsRefused(cleaned, NotPermitted, noSchema, "42883") {
-		return Role{}, a.named(&hint{cleaned, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"})
+	if err = a.named(err); IsRefused(err, NotPermitted, noSchema, noFunction) {
+		return Role{}, &hint{err, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"}
 	}
 	role.Verifier = secret.New(verifier)
-	return role, a.named(err)
+	return role, err
 }
 
-// Sessions lists who is logged in as one of the users on this node. Without
-// pg_monitor all but user and application is empty.
+// Sessions lists who is logged in as one of the users on this node; the workers
+// of a parallel query are no logins. Without pg_monitor all but user and application is empty.
 func (a *Admin) Sessions(ctx context.Context, users []string) (sessions []Session, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {
 		sessions, err = a.sessions(ctx, c, users)
@@ -84,7 +86,8 @@ func (a *Admin) Sessions(ctx context.Context, users []string) (sessions []Sessio
 func (a *Admin) sessions(ctx context.Context, q querier, users []string) ([]Session, error) {
 	rows, err := q.Query(ctx, `SELECT pid, usename::text, coalesce(application_name, ''), coalesce(host(client_addr), 'local'),
 			coalesce(backend_start, 'epoch'), coalesce(state, '')
-		FROM pg_catalog.pg_stat_activity WHERE usename = ANY ($1::text[]) AND pid <> pg_backend_pid() ORDER BY backend_start, pid`, users)
+		FROM pg_catalog.pg_stat_activity WHERE usename = ANY ($1::text[]) AND pid <> pg_backend_pid()
+			AND backend_type IS DISTINCT FROM 'parallel worker' ORDER BY backend_start, pid`, users)
 	if err != nil {
 		return nil, a.named(err)
 	}

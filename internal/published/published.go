@@ -200,15 +200,16 @@ func parseFile(content []byte, f *inventory.File) (Login, error) {
 		dsn, err := ParseDSN(line)
 		return dsn.Login, err
 	case inventory.FormatJSON:
-		// The decoder's own error could quote the file.
-		var fields struct{ User, Password *string }
-		if json.Unmarshal(content, &fields) != nil || fields.User == nil || fields.Password == nil {
+		// By exact name, as most readers have it; and the decoder's own error
+		// could quote the file.
+		var fields map[string]any
+		_ = json.Unmarshal(content, &fields)
+		user, _ := fields["user"].(string)
+		password, _ := fields["password"].(string)
+		if user == "" || password == "" {
 			return Login{}, errors.New(`not a JSON object with the strings "user" and "password"`)
 		}
-		if *fields.User == "" {
-			return Login{}, errors.New(`"user" is empty`)
-		}
-		return Login{User: *fields.User, Password: secret.New(*fields.Password)}, nil
+		return Login{User: user, Password: secret.New(password)}, nil
 	}
 	return Login{}, fmt.Errorf("unknown format %q", f.Format)
 }

@@ -96,6 +96,7 @@ func (l *loop) advance(ctx context.Context, m jetstream.Msg, meta *jetstream.Msg
 		}
 		again, err := l.perform(ctx, m, meta, log, state, step)
 		if errors.Is(err, bus.ErrConflict) {
+			l.log.InfoContext(ctx, "the log has moved on", "credential", credential, "rotation", log.Rotation, "step", step.Name)
 			continue // somebody else appended: fold again
 		}
 		return again, err
@@ -167,20 +168,29 @@ func (l *loop) run(ctx context.Context, m jetstream.Msg, r *Rotation) (*pawlv1.E
 	}
 	until := effectDeadline(r)
 	if r.Step.Retriable() {
-		until = time.Now().Add(r.Step.Deadline)
+		until = time.Now().Add(fault.Deadline(r.Step.Deadline))
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	go heartbeat(ctx, m, l.ackWait/3)
 	result, err := l.service.Steps[r.Step.Name](ctx, r)
 	if err != nil && ctx.Err() != nil && !saga.IsPermanent(err) {
-		err = fmt.Errorf("not done within %v: %w", r.Step.Deadline, err)
+		err = fmt.Errorf("not done within %v: %w", Limit(r.Step, r.Requested()), err)
 	}
 	return result, err
 }
 
 func effectDeadline(r *Rotation) time.Time {
-	return r.Deadline.Add(-time.Duration((1 - headroom) * float64(r.Step.Deadline)))
+	return r.Deadline.Add(-time.Duration((1 - headroom) * float64(Limit(r.Step, r.Requested()))))
+}
+
+// Limit is how long a step may be due before it is given up, or called stalled.
+func Limit(step *saga.Step, begin *pawlv1.Requested) time.Duration {
+	limit := fault.Deadline(step.Deadline)
+	if step.Waits == saga.ForDrain {
+		return max(limit, begin.GetDrainDeadline().AsDuration())
+	}
+	return limit
 }
 
 var errNotDue = errors.New("the step is no longer due")
@@ -193,7 +203,7 @@ func (l *loop) rotation(log bus.Log, state saga.State, step *saga.Step) *Rotatio
 	for _, record := range log.Records {
 		r.Events[record.Event] = record.Body
 	}
-	r.Deadline = state.Due(step, r.Requested().GetKeep().AsDuration()).Add(step.Deadline)
+	r.Deadline = state.Due(step, r.Requested().GetKeep().AsDuration()).Add(Limit(step, r.Requested()))
 	r.StillDue = func(ctx context.Context) error {
 		now, err := l.deps.Bus.ReadNewest(ctx, log.Credential)
 		if err != nil {

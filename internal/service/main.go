@@ -29,6 +29,7 @@ type New = func(Dependencies) (*Service, error)
 // configuration.
 func Main(name string, create New) {
 	config := flag.String("c", "pawl.yaml", "configuration file")
+	metricsAddress := flag.String("metrics", "", "address of /metrics, /healthz and /readyz, instead of telemetry.metrics")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -37,6 +38,9 @@ func Main(name string, create New) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
+	}
+	if *metricsAddress != "" {
+		inv.Telemetry.Metrics = *metricsAddress
 	}
 	metrics, err := telemetry.NewMetrics()
 	if err == nil {

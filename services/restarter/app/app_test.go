@@ -71,7 +71,7 @@ func scripted(file, name, script string) inventory.Consumer {
 		Argv: []string{"sh", "-c", "echo " + name + " >> " + file + "; " + script}, Timeout: 20 * time.Second}}}
 }
 
-func turns(t *testing.T, file string) string {
+func restarted(t *testing.T, file string) string {
 	t.Helper()
 	content, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -87,7 +87,7 @@ func TestRollingStopsAtTheFirstFailure(t *testing.T) {
 	if !saga.IsPermanent(err) || !strings.Contains(err.Error(), "consumer b: restart: command sh: exit status 3") || !strings.Contains(err.Error(), "no such user") {
 		t.Errorf("got %v", err)
 	}
-	if got := turns(t, file); got != "z-first b" {
+	if got := restarted(t, file); got != "z-first b" {
 		t.Errorf("restarted %q", got)
 	}
 }
@@ -102,7 +102,7 @@ func TestHealthNeverGreenFailsTheStepNamingTheConsumer(t *testing.T) {
 	if !saga.IsPermanent(err) || !strings.Contains(err.Error(), "consumer api: after its restart: not healthy within 200ms") || !strings.Contains(err.Error(), "503") {
 		t.Errorf("got %v", err)
 	}
-	if got := turns(t, file); got != "api" {
+	if got := restarted(t, file); got != "api" {
 		t.Errorf("restarted %q", got)
 	}
 }
@@ -144,7 +144,7 @@ func TestBrokenConsumerDoesNotKeepTheOthersFromTheOldCredential(t *testing.T) {
 	if _, err := do(t.Context(), s, r); err != nil {
 		t.Errorf("retry: %v", err)
 	}
-	if got := turns(t, file); got != "a b c a c" {
+	if got := restarted(t, file); got != "a b c a c" {
 		t.Errorf("restarted %q: the sound one has no need of a second time", got)
 	}
 }
@@ -157,7 +157,7 @@ func TestCompensationRestartsWhatForwardHadRestarted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := turns(t, file); got != "a a" {
+	if got := restarted(t, file); got != "a a" {
 		t.Fatalf("restarted %q: it still holds the credential that was taken back", got)
 	}
 }
@@ -172,7 +172,7 @@ func TestShutdownAndDeadlineAreNotTheConsumersFault(t *testing.T) {
 		_, err := do(ctx, s, rotation(t, forward, time.Now(), scripted(file, "a", "sleep 60"), scripted(file, "b", "")))
 		ended <- err
 	}()
-	consumer.Eventually(t, "the first turn", func() bool { return turns(t, file) == "a" })
+	consumer.Eventually(t, "the first turn", func() bool { return restarted(t, file) == "a" })
 	cancel()
 	if err := <-ended; err == nil || saga.IsPermanent(err) {
 		t.Errorf("shutdown: %v", err)
@@ -182,7 +182,7 @@ func TestShutdownAndDeadlineAreNotTheConsumersFault(t *testing.T) {
 	if _, err := do(t.Context(), s, late); err == nil || saga.IsPermanent(err) {
 		t.Errorf("deadline: %v", err)
 	}
-	if got := turns(t, file); got != "a" {
+	if got := restarted(t, file); got != "a" {
 		t.Errorf("restarted %q", got)
 	}
 }
@@ -197,7 +197,7 @@ func TestRotationThatMovedOnIsLeftAlone(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if got := turns(t, file); got != "" {
+	if got := restarted(t, file); got != "" {
 		t.Errorf("restarted %q", got)
 	}
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -32,7 +33,7 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 	until := time.Now().Add(time.Until(giveUp(ctx, r)) * 9 / 10)
 
 	proof := &pawlv1.Proof{}
-	var missing []error
+	var missing []string
 	for _, c := range r.Credential.Consumers {
 		err := effect.Do(ctx, "prove consumer", c.Name, func(ctx context.Context) error {
 			proven, err := logins.Await(ctx, until, c, look)
@@ -44,13 +45,13 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 		switch {
 		case err == nil:
 		case errors.As(err, new(*consumers.Unproven)):
-			missing = append(missing, err)
+			missing = append(missing, err.Error())
 		default:
 			return nil, err
 		}
 	}
 	if len(missing) > 0 {
-		return nil, saga.Permanentf("consumers not proven: %w", errors.Join(missing...))
+		return nil, saga.Permanentf("consumers not proven: %s", strings.Join(missing, "; "))
 	}
 	if !alternates(r) {
 		proof.Outage = outage(r)
@@ -106,4 +107,3 @@ func outage(r *service.Rotation) *durationpb.Duration {
 	}
 	return durationpb.New(max(0, written.Sub(committed)))
 }
-

@@ -96,9 +96,6 @@ func logIn(ctx context.Context, c *inventory.Credential, node inventory.Node, cr
 // another way than SCRAM; it has no type of its own.
 const unproven = "authentication method requirement"
 
-// hbaFix is what to do about a login that needs no password.
-const hbaFix = "set its method to scram-sha-256 and reload"
-
 func explainLogin(err error, user string, node inventory.Node) error {
 	switch {
 	case err == nil:

@@ -60,7 +60,7 @@ func TestStalePIDFileDoesNotSignalAStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ours.release()
-	t.Cleanup(func() { ours.handle.Kill() })
+	defer ours.handle.Kill()
 
 	_ = syscall.Kill(pid, syscall.SIGUSR1) // arrives after whatever was sent before
 	consumer.Eventually(t, "the stranger's own signal", func() bool { return stranger.Count("user") == 1 })
@@ -225,6 +225,23 @@ func TestProcessThatIgnoresTermIsNotStartedTwice(t *testing.T) {
 	}
 	if _, err := os.Stat(started); err == nil {
 		t.Error("a second one was started beside it")
+	}
+}
+
+func TestTwoRestartersDoNotStartTheSameProcess(t *testing.T) {
+	c := consumer.New(t)
+	p := inventory.Process{PIDFile: c.PIDFile, Start: c.Argv(), Dir: c.Dir, Timeout: 100 * time.Millisecond}
+	unlock, err := replaced{p}.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	err = For(inventory.Restart{Process: &p}).Restart(t.Context(), cause())
+	if err == nil || !strings.Contains(err.Error(), "another restarter is at work") {
+		t.Errorf("got %v", err)
+	}
+	if n := c.Count("start"); n != 0 {
+		t.Errorf("started %d", n)
 	}
 }
 

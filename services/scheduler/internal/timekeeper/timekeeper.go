@@ -37,13 +37,15 @@ type Clock struct {
 	d       service.Dependencies
 	mu      sync.Mutex
 	newest  map[string]uint64    // by credential: the newest event seen, to spare folds
-	stalled map[string]string    // by credential: the step that was said to be stalled
+	stalled map[string]stall     // by credential: what was said to be stalled
 	since   map[string]time.Time // by credential: when the current one was made or adopted
 }
 
+type stall struct{ rotation, step string }
+
 // New returns a clock.
 func New(d service.Dependencies) *Clock {
-	return &Clock{d: d, newest: map[string]uint64{}, stalled: map[string]string{}, since: map[string]time.Time{}}
+	return &Clock{d: d, newest: map[string]uint64{}, stalled: map[string]stall{}, since: map[string]time.Time{}}
 }
 
 // Run keeps time until ctx ends.
@@ -140,15 +142,7 @@ func (c *Clock) arm(ctx context.Context, credential string, trigger uint64) (tim
 			return 0, err
 		}
 	}
-	return 0, c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(limit(step, begin)), wake, log)
-}
-
-// limit is how long a step may be due before it is given up or called stalled.
-func limit(step *saga.Step, begin *pawlv1.Requested) time.Duration {
-	if step.Waits == saga.ForDrain {
-		return max(step.Deadline, begin.GetDrainDeadline().AsDuration())
-	}
-	return step.Deadline
+	return 0, c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(service.Limit(step, begin)), wake, log)
 }
 
 func (c *Clock) schedule(ctx context.Context, arm, target string, at time.Time, wake *pawlv1.Wake, log bus.Log) error {
@@ -187,14 +181,14 @@ func (c *Clock) late(ctx context.Context, credential string, log bus.Log, state 
 	}
 	begin := log.Records[0].Body.GetRequested()
 	due := state.Due(step, begin.GetKeep().AsDuration())
-	if time.Now().Before(due.Add(limit(step, begin))) {
+	if time.Now().Before(due.Add(service.Limit(step, begin))) {
 		return nil
 	}
 	if step.Retriable() {
-		c.stall(ctx, credential, log, step, due)
+		c.report(ctx, credential, log, step, due)
 		return nil
 	}
-	reason := fmt.Sprintf("%s did not end %q within %v", step.Owner, step.Name, step.Deadline)
+	reason := fmt.Sprintf("%s did not end %q within %v", step.Owner, step.Name, service.Limit(step, begin))
 	event := &pawlv1.Event{Summary: reason, Detail: &pawlv1.Event_Failure{Failure: &pawlv1.Failure{Step: step.Name, Reason: reason}}}
 	header := telemetry.Inject(service.AnchorContext(ctx, log, state))
 	_, err := c.d.Bus.Append(ctx, credential, log.Rotation, saga.TimedOut, event, header, log.LastSeq())
@@ -204,12 +198,13 @@ func (c *Clock) late(ctx context.Context, credential string, log bus.Log, state 
 	return err
 }
 
-// stall tells people, once per step.
-func (c *Clock) stall(ctx context.Context, credential string, log bus.Log, step *saga.Step, due time.Time) {
+// report tells people of a stalled step, once.
+func (c *Clock) report(ctx context.Context, credential string, log bus.Log, step *saga.Step, due time.Time) {
 	c.d.Metrics.Stalled(credential, step.Name, true)
 	c.mu.Lock()
-	said := c.stalled[credential] == log.Rotation+step.Name
-	c.stalled[credential] = log.Rotation + step.Name
+	now := stall{log.Rotation, step.Name}
+	said := c.stalled[credential] == now
+	c.stalled[credential] = now
 	c.mu.Unlock()
 	if said {
 		return
@@ -270,8 +265,8 @@ func (c *Clock) note(ctx context.Context, credential string, log bus.Log, state 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if said := c.stalled[credential]; said != "" && (state.Next() == nil || said != log.Rotation+state.Next().Name) {
-		c.d.Metrics.Stalled(credential, said[len(log.Rotation):], false)
+	if said, ok := c.stalled[credential]; ok && (state.Next() == nil || said != stall{log.Rotation, state.Next().Name}) {
+		c.d.Metrics.Stalled(credential, said.step, false)
 		delete(c.stalled, credential)
 	}
 	if ended, ok := state.Ended(); ok && ended.Event == saga.Completed {

@@ -43,7 +43,7 @@ func (l Logins) Judge(c inventory.Consumer, seen Seen) (proof *pawlv1.Proof_Cons
 	for node, sessions := range seen {
 		for _, s := range sessions {
 			switch {
-			case s.Application != c.ApplicationName || !s.Client():
+			case s.Application != c.ApplicationName:
 			case s.User == l.User && s.BackendStart.After(l.Since[node]):
 				proven = append(proven, fmt.Sprintf("%s pid %d since %s", node, s.PID, s.BackendStart.UTC().Format(time.RFC3339Nano)))
 			case s.User == l.Old:

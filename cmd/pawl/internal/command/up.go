@@ -1,0 +1,41 @@
+package command
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"pawl.dev/cmd/pawl/embedded"
+	"pawl.dev/internal/inventory"
+)
+
+func newUp() *cobra.Command {
+	var verbose bool
+	up := &cobra.Command{
+		Use: "up", Short: "Run all six services in this process, on an embedded NATS or on yours", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			inv, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			level := slog.LevelWarn
+			if verbose {
+				level = slog.LevelInfo
+			}
+			return embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: level, Ready: func() {
+				fmt.Fprintf(os.Stderr, "pawl is up: %d credentials, NATS on %s\n", len(inv.Credentials), address(inv))
+			}})
+		},
+	}
+	up.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every step")
+	return up
+}
+
+func address(inv *inventory.Inventory) string {
+	if inv.NATS.URL != "" {
+		return inv.NATS.URL
+	}
+	return inv.NATS.Listen
+}

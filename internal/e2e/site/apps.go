@@ -1,0 +1,177 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/published"
+)
+
+// Apps are small applications, one per credential, that hold a session with
+// the published credential and read it anew when told to over HTTP.
+type Apps struct {
+	server *httptest.Server
+	site   *Site
+
+	mu       sync.Mutex
+	sessions map[string]*pgx.Conn
+}
+
+// NewApps listens; give RestartYAML's result to the credentials, then Use and Start.
+func NewApps() *Apps {
+	a := &Apps{sessions: map[string]*pgx.Conn{}}
+	a.server = httptest.NewServer(http.HandlerFunc(a.restart))
+	return a
+}
+
+// RestartYAML is the restart entry of a credential's application.
+func (a *Apps) RestartYAML(credential string) string {
+	return fmt.Sprintf("{http: {url: %q}}", a.server.URL+"/restart/"+credential)
+}
+
+// Use tells the applications where their .env files are.
+func (a *Apps) Use(s *Site) { a.site = s }
+
+// Start opens the application's session; Stop closes it.
+func (a *Apps) Start(ctx context.Context, credential string) error {
+	if err := a.reopen(ctx, credential); err != nil {
+		return fmt.Errorf("application of %s: %w", credential, err)
+	}
+	return nil
+}
+
+// Stop closes the application's session.
+func (a *Apps) Stop(ctx context.Context, credential string) {
+	a.mu.Lock()
+	conn := a.sessions[credential]
+	delete(a.sessions, credential)
+	a.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close(ctx) // it may have been cut already
+	}
+}
+
+// Close ends the applications.
+func (a *Apps) Close() {
+	a.server.Close()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, conn := range a.sessions {
+		_ = conn.Close(context.Background()) // the server may be gone already
+	}
+}
+
+func (a *Apps) restart(w http.ResponseWriter, r *http.Request) {
+	if err := a.reopen(r.Context(), strings.TrimPrefix(r.URL.Path, "/restart/")); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+func (a *Apps) reopen(ctx context.Context, credential string) error {
+	conn, err := a.site.LoginPublished(ctx, credential, credential+"-app")
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	old := a.sessions[credential]
+	a.sessions[credential] = conn
+	a.mu.Unlock()
+	if old != nil {
+		_ = old.Close(ctx) // it may have been cut already
+	}
+	return nil
+}
+
+// Published reads what the credential's .env says now.
+func (s *Site) Published(credential string) (published.Login, error) {
+	return published.Read(inventory.Sink{Dotenv: &inventory.Dotenv{Path: s.Env(credential), User: "DB_USER", Password: "DB_PASSWORD"}})
+}
+
+// LoginPublished logs in as the .env says.
+func (s *Site) LoginPublished(ctx context.Context, credential, application string) (*pgx.Conn, error) {
+	login, err := s.Published(credential)
+	if err != nil {
+		return nil, err
+	}
+	return s.login(ctx, login, application)
+}
+
+func (s *Site) login(ctx context.Context, l published.Login, application string) (*pgx.Conn, error) {
+	return postgres.Login(ctx, postgres.Target{Host: s.Postgres.Host, Port: s.Postgres.Port, Database: "postgres",
+		User: l.User, Password: l.Password, SSLMode: "disable", ApplicationName: application})
+}
+
+// Oracle logs in with the published credential, over and over, and remembers
+// each refusal: the live proof that a published credential works.
+type Oracle struct {
+	Logins   int
+	Refusals []string
+	// Outage is the longest time between two logins that worked, if any in
+	// between was refused.
+	Outage time.Duration
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// Watch starts an oracle. patience is how old a reading of the .env may be
+// before its refusal is no longer held against the rotation, if another
+// credential has been published since: the drain window.
+func (s *Site) Watch(ctx context.Context, credential string, every, patience time.Duration) *Oracle {
+	ctx, stop := context.WithCancel(ctx)
+	o := &Oracle{stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		var refusedSince time.Time
+		for {
+			read := time.Now()
+			login, err := s.Published(credential)
+			if err == nil {
+				var conn *pgx.Conn
+				conn, err = s.login(ctx, login, "oracle")
+				if err == nil {
+					_ = conn.Close(ctx) // the login is what counts
+					o.Logins++
+				}
+			}
+			switch {
+			case ctx.Err() != nil:
+				return
+			case postgres.IsRefused(err, "28P01", "28000"):
+				now, readErr := s.Published(credential)
+				if readErr == nil && now.Password.Equal(login.Password) || time.Since(read) < patience {
+					o.Refusals = append(o.Refusals, fmt.Sprintf("%s: %v", time.Now().Format(time.StampMicro), err))
+				}
+				if refusedSince.IsZero() {
+					refusedSince = read
+				}
+			case err == nil && !refusedSince.IsZero():
+				o.Outage = max(o.Outage, time.Since(refusedSince))
+				refusedSince = time.Time{}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return o
+}
+
+// Stop ends the oracle; only then may its fields be read.
+func (o *Oracle) Stop() {
+	o.stop()
+	<-o.done
+}

@@ -1,0 +1,107 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/saga"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// heartbeat is how often the log is read although nothing was heard: a message
+// may be lost while the server is down.
+const heartbeat = 500 * time.Millisecond
+
+// Client asks for rotations and waits for them.
+type Client struct{ *bus.Bus }
+
+// Operator connects a client.
+func (s *Site) Operator() (*Client, error) {
+	b, err := s.Connect(bus.Operator)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{b}, nil
+}
+
+// Ask publishes a request and returns its answer.
+func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Action) (*pawlv1.Answer, error) {
+	body, err := protojson.Marshal(&pawlv1.Request{Action: action, Reason: "test", RequestedBy: "e2e"})
+	if err != nil {
+		return nil, err
+	}
+	id := "e2e-" + strings.ToLower(nuid.Next())
+	answers, err := c.NATS.SubscribeSync(bus.AnswerSubject(id))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = answers.Unsubscribe() }()
+	request := &nats.Msg{Subject: bus.RequestSubject(credential), Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
+	if _, err := c.JetStream.PublishMsg(ctx, request); err != nil {
+		return nil, fmt.Errorf("request %s: %w", credential, err)
+	}
+	m, err := answers.NextMsgWithContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("no answer to the request for %s: %w", credential, err)
+	}
+	answer := &pawlv1.Answer{}
+	return answer, bus.Decode(m.Header, m.Data, answer)
+}
+
+// Await returns the rotation's log once it holds one of the events.
+func (c *Client) Await(ctx context.Context, credential, rotation string, events ...saga.Event) (bus.Log, error) {
+	heard, err := c.NATS.SubscribeSync(bus.LogSubject(credential, rotation, "*"))
+	if err != nil {
+		return bus.Log{}, err
+	}
+	defer func() { _ = heard.Unsubscribe() }()
+	for {
+		log, err := c.ReadRotation(ctx, credential, rotation)
+		if err == nil {
+			for _, e := range events {
+				if log.Find(e) != nil {
+					return log, nil
+				}
+			}
+		}
+		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		_, err = heard.NextMsgWithContext(wait)
+		cancel()
+		if ctx.Err() != nil {
+			return log, fmt.Errorf("rotation %s of %s is at %v, waiting for %v: %w", rotation, credential, Events(log), events, ctx.Err())
+		}
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
+			return log, err
+		}
+	}
+}
+
+// Events lists a log's events.
+func Events(log bus.Log) []saga.Event {
+	events := make([]saga.Event, len(log.Records))
+	for i, r := range log.Records {
+		events[i] = r.Event
+	}
+	return events
+}
+
+// Do asks, and waits until the rotation has ended and its leftovers are erased.
+func (c *Client) Do(ctx context.Context, credential string, action pawlv1.Action) (bus.Log, error) {
+	answer, err := c.Ask(ctx, credential, action)
+	if err != nil {
+		return bus.Log{}, err
+	}
+	if answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED {
+		return bus.Log{}, fmt.Errorf("%s of %s: %s: %s", action, credential, answer.GetOutcome(), answer.GetReason())
+	}
+	return c.Await(ctx, credential, answer.GetRotation(), saga.Completed, saga.RolledBack)
+}

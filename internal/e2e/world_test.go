@@ -1,0 +1,232 @@
+// Package e2e tests whole installations: the services as processes, a real
+// NATS, a real PostgreSQL, applications that use what is published.
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/pgserver"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+)
+
+var (
+	full = flag.Bool("full", false, "run every crash point and every pair, not a sample")
+	seed = flag.Uint64("seed", 0, "of the sample; 0: a new one, which is printed")
+)
+
+const (
+	ackWait      = time.Second     // after which a dead service's work is given to another
+	stepDeadline = 8 * time.Second // instead of minutes
+)
+
+// world is an installation under test.
+type world struct {
+	t      *testing.T
+	site   *site.Site
+	apps   *site.Apps
+	fleet  *site.Fleet
+	client *site.Client
+	sealed *sealed.Store
+	admin  *postgres.Admin
+	random *rand.Rand
+
+	mu     sync.Mutex
+	outage time.Duration
+}
+
+// binaries builds the services once per test run.
+var binaries = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "pawl-e2e-bin-")
+	if err != nil {
+		return "", err
+	}
+	return dir, site.Binaries(context.Background(), dir)
+})
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if dir, err := binaries(); err == nil {
+		_ = os.RemoveAll(dir) // a leftover in the temporary directory
+	}
+	os.Exit(code)
+}
+
+// newWorld starts an installation with these credentials and two replicas of
+// each service.
+func newWorld(t *testing.T, replicas int, apps *site.Apps, credentials []site.Credential) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, apps: apps, random: newRandom(t)}
+	var err error
+	w.site, err = site.New(t.Context(), dir, pgserver.Options{Settings: loudestLogging()}, credentials)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.site.Postgres.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.startFleet(replicas)
+	t.Cleanup(apps.Close)
+	apps.Use(w.site)
+	return w
+}
+
+// loudestLogging makes PostgreSQL write down whatever it is told.
+func loudestLogging() map[string]string {
+	return map[string]string{"max_connections": "400", "log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on",
+		"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on", "pg_stat_statements.track": "all"}
+}
+
+func (w *world) startFleet(replicas int) {
+	t := w.t
+	t.Helper()
+	built, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.fleet, err = w.site.StartFleet(context.Background(), built, replicas, ackWait, stepDeadline); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.fleet.Stop()
+		if t.Failed() {
+			w.showLogs()
+		}
+	})
+	if w.client, err = dial(t.Context(), w.site.Operator); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.client.NATS.Close)
+	keys, err := w.site.Keys(saga.DBRotator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotator, err := w.site.Connect(saga.DBRotator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(rotator.NATS.Close)
+	w.sealed = sealed.NewStore(rotator, saga.DBRotator, keys)
+	cluster := w.site.Inventory.Clusters["main"]
+	if w.admin, err = postgres.NewAdmin(cluster.Nodes["primary"], cluster.Admin); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.admin.Close)
+}
+
+// dial tries until the server answers and is provisioned.
+func dial(ctx context.Context, connect func() (*site.Client, error)) (*site.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		client, err := connect()
+		if err == nil {
+			if _, err = client.Stream(ctx, bus.StreamAudit); err == nil {
+				return client, nil
+			}
+			client.NATS.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the bus did not come up: %w", err)
+		case <-tick.C:
+		}
+	}
+}
+
+func newRandom(t *testing.T) *rand.Rand {
+	t.Helper()
+	s := *seed
+	if s == 0 {
+		s = rand.Uint64()
+	}
+	t.Logf("seed %d (again with -args -seed %d)", s, s)
+	return rand.New(rand.NewPCG(s, 0))
+}
+
+// atOnce runs the drills, a few at a time, each as a subtest.
+func (w *world) atOnce(drills []drill) {
+	slots := make(chan struct{}, 6)
+	var wait sync.WaitGroup
+	for _, d := range drills {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			if err := w.run(w.t.Context(), d); err != nil {
+				w.t.Errorf("%s:\n%v", d, err)
+			}
+		})
+	}
+	wait.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.t.Logf("%d drills, %d processes died; the longest outage of an in-place credential was %v", len(drills), w.fleet.Deaths, w.outage.Round(time.Millisecond))
+}
+
+func (w *world) sawOutage(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.outage = max(w.outage, d)
+}
+
+// wake continues the processes that the drill has stopped, and waits until
+// each has seen that it came too late.
+func (w *world) wake(ctx context.Context, d drill) error {
+	var faults []error
+	for _, p := range d.points {
+		pid, err := w.fleet.Stopped(d.credential, p)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		faults = append(faults, w.fleet.Wake(ctx, pid, `"credential":"`+d.credential+`"`))
+	}
+	return errors.Join(faults...)
+}
+
+// showLogs prints the services' warnings and errors of a failed test.
+func (w *world) showLogs() {
+	files, _ := filepath.Glob(filepath.Join(w.fleet.Logs, "*.log"))
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		var told []string
+		for line := range strings.Lines(string(raw)) {
+			if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) || !strings.HasPrefix(line, "{") {
+				told = append(told, strings.TrimSpace(line))
+			}
+		}
+		w.t.Logf("%s: %d warnings, the last:\n%s", filepath.Base(file), len(told), strings.Join(told[max(0, len(told)-15):], "\n"))
+	}
+}
+
+// numbered returns NAME-1 … NAME-n.
+func numbered(name string, n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = name + "-" + strconv.Itoa(i+1)
+	}
+	return names
+}

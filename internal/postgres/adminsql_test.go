@@ -1,0 +1,94 @@
+package postgres
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"pawl.dev/internal/secret"
+)
+
+func TestLeastPrivilegeAdminCanDoItAllAndNoMore(t *testing.T) {
+	owner, sibling := `Own'er "1"`, `Own'er "1"_b`
+	adminPassword, adminVerifier := newPassword(t)
+	_, observerVerifier := newPassword(t)
+	sql := AdminSQL("pawl_admin", "pawl_observer", []string{owner, sibling})
+	run(t, "CREATE ROLE "+identifier(owner)+" LOGIN CONNECTION LIMIT 7 VALID UNTIL '2099-01-02 03:04:05+00'",
+		"ALTER ROLE "+identifier(owner)+` SET search_path TO 'a, b', "$user", 'q"x', public`,
+		"ALTER ROLE "+identifier(owner)+" IN DATABASE postgres SET statement_timeout TO '42s'",
+		"ALTER ROLE "+identifier(owner)+` SET app.tenant TO 'it''s \ one'`,
+		sql, sql, "GRANT SET ON PARAMETER app.tenant TO pawl_admin")
+	super := root(t)
+	for name, verifier := range map[string]secret.String{"pawl_admin": adminVerifier, "pawl_observer": observerVerifier} {
+		if err := super.Fenced(t.Context(), Fence{name, 1, 1, "r"}, setVerifier(name, verifier)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := admin(t, "pawl_admin", adminPassword, "")
+	password, verifier := newPassword(t)
+	err := a.Fenced(t.Context(), Fence{owner, 1, 1, "r1"}, func(ctx context.Context, tx *Tx) error {
+		role, err := tx.RoleState(ctx, owner)
+		if err != nil {
+			return err
+		}
+		if err := tx.CreateSibling(ctx, role, sibling); err != nil {
+			return err
+		}
+		return tx.SetVerifier(ctx, sibling, true, verifier)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	role, err := a.RoleState(t.Context(), sibling)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !role.Verifier.Equal(verifier) || role.ConnLimit != 7 || !strings.HasPrefix(role.ValidUntil, "2099-01-0") {
+		t.Errorf("sibling: connection limit %d, valid until %q", role.ConnLimit, role.ValidUntil)
+	}
+	target := superuser()
+	target.User, target.Password = sibling, password
+	var user, path, timeout, tenant string
+	if err := connect(t, target).QueryRow(t.Context(), "SELECT current_user, current_setting('search_path'), current_setting('statement_timeout'), current_setting('app.tenant')").
+		Scan(&user, &path, &timeout, &tenant); err != nil {
+		t.Fatal(clean(err))
+	}
+	if user != owner || path != `"a, b", "$user", "q""x", public` || timeout != "42s" || tenant != `it's \ one` {
+		t.Errorf("sibling acts as %q with search_path %s, statement_timeout %s, app.tenant %s", user, path, timeout, tenant)
+	}
+	assertQuiet(t, password, verifier)
+	if _, err := a.RoleState(t.Context(), server.Superuser); !IsRefused(err, NotPermitted) {
+		t.Errorf("reading another role's verifier: %v; want refused", err)
+	}
+	if h, err := a.Look(t.Context()); err != nil || !h.CanAlter || h.FreeSlots < 1 || len(h.Leaks) == 0 {
+		t.Errorf("health %+v, %v", h, err)
+	}
+	if exists, writable, err := a.HasFence(t.Context()); err != nil || !exists || !writable {
+		t.Errorf("fence: exists %v, writable %v, %v", exists, writable, err)
+	}
+}
+
+func TestMissingRightsNameTheFix(t *testing.T) {
+	password, verifier := newPassword(t)
+	run(t, "CREATE ROLE plain LOGIN")
+	super := root(t)
+	if err := super.Fenced(t.Context(), Fence{"plain", 1, 1, "r"}, setVerifier("plain", verifier)); err != nil {
+		t.Fatal(err)
+	}
+	a := admin(t, "plain", password, "")
+	err := a.Fenced(t.Context(), Fence{"plain", 2, 1, "r"}, nothing)
+	if err == nil || !strings.Contains(err.Error(), "pawl init --admin-sql") {
+		t.Errorf("fenced: %v; want the fix", err)
+	}
+	if _, err := a.RoleState(t.Context(), "plain"); err == nil || !strings.Contains(err.Error(), "pawl init --admin-sql") {
+		t.Errorf("role state: %v; want the fix", err)
+	}
+}
+
+func TestAPlaintextIsNeverSentInAnAlter(t *testing.T) {
+	run(t, "CREATE ROLE careful")
+	err := root(t).Fenced(t.Context(), Fence{"careful", 1, 1, "r"}, setVerifier("careful", secret.New("plain-canary")))
+	if err == nil || strings.Contains(err.Error(), "canary") {
+		t.Errorf("error %v; want a refusal without the password", err)
+	}
+}

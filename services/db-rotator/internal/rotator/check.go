@@ -1,0 +1,190 @@
+package rotator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// findings collects what was looked at on one node.
+type findings struct {
+	node   string
+	checks []*pawlv1.Check
+}
+
+func (f *findings) note(format string, args ...any)   { f.add(false, fmt.Sprintf(format, args...)) }
+func (f *findings) refuse(format string, args ...any) { f.add(true, fmt.Sprintf(format, args...)) }
+
+func (f *findings) add(refused bool, finding string) {
+	f.checks = append(f.checks, &pawlv1.Check{Service: saga.DBRotator, Target: f.node, Finding: finding, Refused: refused})
+}
+
+// Check looks whether a rotation could be done now. It changes nothing.
+func (o *Rotator) Check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
+	var checks []*pawlv1.Check
+	for _, node := range c.Nodes {
+		f := &findings{node: node.Name}
+		if err := o.checkNode(ctx, f, c, node); err != nil {
+			f.refuse("%v", err)
+		}
+		checks = append(checks, f.checks...)
+	}
+	return checks
+}
+
+func (o *Rotator) checkNode(ctx context.Context, f *findings, c *inventory.Credential, node inventory.Node) error {
+	admin, err := o.admin(c, node)
+	if err != nil {
+		return err
+	}
+	health, err := admin.Look(ctx)
+	if err != nil {
+		return err
+	}
+	checkHealth(f, health, c.Cluster.Admin.User)
+	if err := checkFence(ctx, f, admin, c.Role); err != nil {
+		return err
+	}
+	return checkLogins(ctx, f, admin, c)
+}
+
+func checkHealth(f *findings, h postgres.Health, admin string) {
+	f.note("PostgreSQL %d, %d free connection slots", h.Version/10000, h.FreeSlots)
+	if h.InRecovery {
+		f.refuse("is a standby: name its primary in nodes, and this one with replica_of")
+	}
+	if !h.CanAlter {
+		f.refuse("%q may not alter roles: run what `pawl init --admin-sql` prints", admin)
+	}
+	if h.FreeSlots < 2 {
+		f.refuse("no connection slots are free: raise max_connections or close sessions")
+	}
+	if !h.Fsync {
+		f.note("warning: fsync is off: a crash can lose a password that was committed")
+	}
+	if h.SynchronousCommit == "off" {
+		f.note("warning: synchronous_commit is off; Pawl turns it on for its own transactions")
+	}
+	if len(h.Leaks) > 0 {
+		f.note("warning: %s would record passwords that people set by hand; Pawl's own statements are kept out", strings.Join(h.Leaks, ", "))
+	}
+}
+
+func checkFence(ctx context.Context, f *findings, admin *postgres.Admin, role string) error {
+	exists, writable, err := admin.HasFence(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !writable:
+		f.refuse("pawl.fence is missing or cannot be written: run what `pawl init --admin-sql` prints")
+	case exists:
+		fence, err := admin.Stored(ctx, role)
+		if err != nil {
+			return err
+		}
+		f.note("fence of %q at generation %d", role, fence.Generation)
+	}
+	return nil
+}
+
+func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inventory.Credential) error {
+	var idle []string
+	open := 0
+	for _, name := range c.Logins() {
+		role, err := admin.RoleState(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !role.Exists && name != c.Role {
+			f.note("role %q will be created", name)
+			continue
+		}
+		if err := unfit(role); err != nil {
+			f.refuse("%v", err)
+			continue
+		}
+		f.note("role %q: %s", name, may(role))
+		if role.CanLogin {
+			open++
+		} else {
+			idle = append(idle, name)
+		}
+	}
+	if open == 0 {
+		f.refuse("no login of %q may log in", c.Role)
+	}
+	sessions, err := admin.Sessions(ctx, idle)
+	if len(sessions) > 0 {
+		f.refuse("the idle login is in use by %s", strings.Join(names(sessions), ", "))
+	}
+	return err
+}
+
+func may(role postgres.Role) string {
+	if role.CanLogin {
+		return "may log in"
+	}
+	return "may not log in"
+}
+
+// Examine tells, for each login on each node, whether it may log in and which
+// rotation's password it carries. Refused marks what disagrees with every
+// sealed credential.
+func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
+	envelopes, err := o.known(ctx, c.Name)
+	if err != nil {
+		f := &findings{node: "sealed credentials"}
+		f.refuse("%v", err)
+		return f.checks
+	}
+	var checks []*pawlv1.Check
+	for _, node := range c.Nodes {
+		f := &findings{node: node.Name}
+		if err := o.examineNode(ctx, f, c, node, envelopes); err != nil {
+			f.refuse("%v", err)
+		}
+		checks = append(checks, f.checks...)
+	}
+	return checks
+}
+
+func (o *Rotator) examineNode(ctx context.Context, f *findings, c *inventory.Credential, node inventory.Node, envelopes []*sealed.Credential) error {
+	admin, err := o.admin(c, node)
+	if err != nil {
+		return err
+	}
+	for _, name := range c.Logins() {
+		role, err := admin.RoleState(ctx, name)
+		if err != nil {
+			return err
+		}
+		carried := carriedBy(role, envelopes)
+		switch {
+		case !role.Exists:
+			f.add(name == c.Role, fmt.Sprintf("role %q does not exist", name))
+		case role.Verifier.IsZero():
+			f.add(role.CanLogin, fmt.Sprintf("role %q %s, no password", name, may(role)))
+		case carried == nil:
+			f.refuse("role %q %s, with a password that Pawl does not know", name, may(role))
+		default:
+			f.note("role %q %s, with the password of generation %d (rotation %s)", name, may(role), carried.Generation, carried.Rotation)
+		}
+	}
+	return nil
+}
+
+// carriedBy returns the newest sealed credential that the role carries, or nil.
+func carriedBy(role postgres.Role, envelopes []*sealed.Credential) (newest *sealed.Credential) {
+	for _, e := range envelopes {
+		if e.User == role.Name && carries(role, e) && (newest == nil || e.Generation > newest.Generation) {
+			newest = e
+		}
+	}
+	return newest
+}

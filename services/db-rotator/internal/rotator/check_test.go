@@ -1,0 +1,58 @@
+package rotator
+
+import (
+	"strings"
+	"testing"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+func finding(checks []*pawlv1.Check, refused bool, text string) bool {
+	for _, c := range checks {
+		if c.GetRefused() == refused && strings.Contains(c.GetFinding(), text) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestCheckNamesWhatStandsInTheWay(t *testing.T) {
+	w := newWorld(t, "checked", inventory.Alternating)
+	checks := w.Check(t.Context(), w.credential)
+	if finding(checks, true, "") || !finding(checks, false, `"checked_b" will be created`) || !finding(checks, false, "log_statement=all") {
+		t.Errorf("checks %v; want none refused", checks)
+	}
+	if w.role("checked_b").Exists {
+		t.Error("the check created a role")
+	}
+	w.rotate(saga.Alternating)
+	w.sql("ALTER ROLE checked_b NOLOGIN")
+	if checks = w.Check(t.Context(), w.credential); !finding(checks, true, "no login") {
+		t.Errorf("checks %v; want no login refused", checks)
+	}
+	w.sql("ALTER ROLE checked SUPERUSER")
+	if checks = w.Check(t.Context(), w.credential); !finding(checks, true, "superuser") {
+		t.Errorf("checks %v; want the superuser refused", checks)
+	}
+	w.Close()
+	w.credential.Nodes[0].Port = 1
+	if checks = w.Check(t.Context(), w.credential); !finding(checks, true, "coordinator: ") {
+		t.Errorf("checks %v; want the unreachable node refused", checks)
+	}
+}
+
+func TestExamineTellsWhosePasswordEachLoginCarries(t *testing.T) {
+	w := newWorld(t, "examined", inventory.Alternating)
+	w.rotate(saga.Alternating)
+	checks := w.Examine(t.Context(), w.credential)
+	if !finding(checks, false, `"examined" may not log in, with the password of generation 1`) || !finding(checks, false, `"examined_b" may log in, with the password of generation 2`) {
+		t.Errorf("checks %v", checks)
+	}
+	_, stranger := newPassword(t)
+	w.sql("ALTER ROLE examined_b PASSWORD '" + stranger.Reveal() + "'")
+	if checks = w.Examine(t.Context(), w.credential); !finding(checks, true, "does not know") {
+		t.Errorf("checks %v; want drift", checks)
+	}
+}

@@ -1,0 +1,185 @@
+// Package rotator is the db-rotator's steps. Each may be done again at any
+// moment, by another process, after any crash: it asks the database what is
+// already true, changes it behind the fence, and reuses what was sealed.
+package rotator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/secret"
+	"pawl.dev/internal/service"
+)
+
+// Envelopes is the sealed store, of which *sealed.Store is the real one.
+type Envelopes interface {
+	Open(ctx context.Context, credential, rotation string) (*sealed.Credential, error)
+	Seal(ctx context.Context, recipient string, c *sealed.Credential) error
+	Rotations(ctx context.Context, credential string) ([]string, error)
+	Erase(ctx context.Context, credential, rotation string) error
+	Fingerprint(user string, password secret.String) string
+}
+
+// The phases of a rotation at the fence, in the order in which its steps may
+// come. A step of an earlier phase is refused once a later one has been there.
+const (
+	phaseBegin  = 1 // stage, reinstate
+	phaseRetire = 2
+	phaseUndo   = 3
+	phaseErase  = 4
+)
+
+// Rotator holds Pawl's own sessions on the nodes.
+type Rotator struct {
+	envelopes Envelopes
+
+	mu     sync.Mutex
+	admins map[string]*postgres.Admin // by cluster and node
+}
+
+// New returns a rotator that is not connected yet.
+func New(envelopes Envelopes) *Rotator {
+	return &Rotator{envelopes: envelopes, admins: map[string]*postgres.Admin{}}
+}
+
+// Close ends the sessions.
+func (o *Rotator) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, admin := range o.admins {
+		admin.Close()
+	}
+	clear(o.admins)
+}
+
+func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres.Admin, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := c.Cluster.Name + "/" + node.Name
+	if admin, ok := o.admins[key]; ok {
+		return admin, nil
+	}
+	admin, err := postgres.NewAdmin(node, c.Cluster.Admin)
+	if err == nil {
+		o.admins[key] = admin
+	}
+	return admin, err
+}
+
+// onEach does work on every node of the rotation's credential, as one effect each.
+func (o *Rotator) onEach(ctx context.Context, c *inventory.Credential, name string, work func(context.Context, *postgres.Admin) error) error {
+	for _, node := range c.Nodes {
+		admin, err := o.admin(c, node)
+		if err != nil {
+			return err
+		}
+		if err := effect.Do(ctx, name, node.Name, func(ctx context.Context) error { return work(ctx, admin) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change runs work on every node in a fenced transaction. Work looks before it
+// changes, so where the answer to COMMIT was lost it simply runs again: the
+// fence's row lock makes it wait for whatever is still under way.
+func (o *Rotator) change(ctx context.Context, r *service.Rotation, name string, phase int, work func(context.Context, *postgres.Tx) error) error {
+	return o.onEach(ctx, r.Credential, name, func(ctx context.Context, admin *postgres.Admin) error {
+		for {
+			err := admin.Fenced(ctx, fence(r, phase), work)
+			if !errors.Is(err, postgres.ErrUnknownOutcome) || ctx.Err() != nil {
+				return settle(err)
+			}
+			effect.Warn(ctx, "%v; looked again", err)
+		}
+	})
+}
+
+// settle marks what trying again cannot mend.
+func settle(err error) error {
+	if errors.As(err, new(*postgres.FencedOff)) || postgres.IsRefused(err, postgres.NotPermitted) {
+		return saga.Permanent(err)
+	}
+	return err
+}
+
+func fence(r *service.Rotation, phase int) postgres.Fence {
+	return postgres.Fence{Role: r.Credential.Role, Generation: r.Requested().GetGeneration(), Phase: phase, Rotation: r.ID}
+}
+
+// own reports whether user is one of the credential's two logins, whatever the
+// strategy: a credential may have been alternating before.
+func own(c *inventory.Credential, user string) error {
+	if user != c.Role && user != c.Sibling() {
+		return saga.Permanentf("login %q is neither %q nor %q: correct role in pawl.yaml, or run pawl adopt", user, c.Role, c.Sibling())
+	}
+	return nil
+}
+
+// other returns the login that user takes turns with.
+func other(c *inventory.Credential, user string) string {
+	if user == c.Role {
+		return c.Sibling()
+	}
+	return c.Role
+}
+
+// carries reports whether the role holds the sealed password. Nodes may hold it
+// under different salts, so an unequal verifier is computed again.
+func carries(role postgres.Role, sealed *sealed.Credential) bool {
+	return role.Exists && !role.Verifier.IsZero() &&
+		(role.Verifier.Equal(sealed.Verifier) || postgres.Matches(role.Name, sealed.Password, role.Verifier))
+}
+
+// unfit says why a role must not be rotated; nil if it may.
+func unfit(role postgres.Role) error {
+	switch {
+	case !role.Exists:
+		return saga.Permanentf("role %q does not exist", role.Name)
+	case role.Superuser:
+		return saga.Permanentf("role %q is a superuser: applications must not use one, and Pawl rotates none", role.Name)
+	case role.Replication:
+		return saga.Permanentf("role %q has REPLICATION: standbys that use it must be rotated by hand", role.Name)
+	}
+	return nil
+}
+
+// drifted is the answer to a password that nobody but a stranger can have set.
+func drifted(name, fix string) error {
+	return fmt.Errorf("role %q carries a password that Pawl did not set: nothing was touched: %s", name, fix)
+}
+
+// sealFor seals what each of the other recipients may see of c.
+func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
+	public := *c
+	public.Verifier, public.Before = secret.String{}, sealed.Login{}
+	for _, recipient := range sealed.Recipients {
+		if recipient == saga.DBRotator {
+			continue
+		}
+		if err := o.seal(ctx, recipient, &public); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Rotator) seal(ctx context.Context, recipient string, c *sealed.Credential) error {
+	return effect.Do(ctx, "seal", recipient, func(ctx context.Context) error { return o.envelopes.Seal(ctx, recipient, c) })
+}
+
+// sealOnce seals c as ours and returns what is sealed: another replica's, where
+// that was first.
+func (o *Rotator) sealOnce(ctx context.Context, c *sealed.Credential) (*sealed.Credential, error) {
+	if err := o.seal(ctx, saga.DBRotator, c); err != nil {
+		return nil, err
+	}
+	return o.envelopes.Open(ctx, c.Credential, c.Rotation)
+}

@@ -1,0 +1,99 @@
+package rotator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Unstage takes a login back: this rotation's, where it failed; the completed
+// one's that is rolled back, in a rollback. Where nothing was done, it still
+// passes the fence, so that a late Stage is refused.
+func (o *Rotator) Unstage(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	c, requested := r.Credential, r.Requested()
+	switch r.State.Flow.Name {
+	case saga.RollbackAlternating:
+		restored, err := o.envelopes.Open(ctx, c.Name, requested.GetRestores())
+		if err != nil {
+			return nil, err
+		}
+		return o.refuse(ctx, r, phaseUndo, requested.GetBasisUser(), restored)
+	case saga.RollbackInPlace:
+		envelope, err := o.envelopes.Open(ctx, c.Name, requested.GetBasis())
+		if err != nil {
+			return nil, err
+		}
+		return o.putBack(ctx, r, envelope)
+	}
+	envelope, err := o.envelopes.Open(ctx, c.Name, r.ID)
+	if errors.Is(err, sealed.ErrNotFound) { // sealed before the first ALTER: so there was none
+		err := o.change(ctx, r, "fence off", phaseUndo, func(context.Context, *postgres.Tx) error { return nil })
+		return &pawlv1.Event{Summary: "nothing had been staged"}, unlessAhead(ctx, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return o.putBack(ctx, r, envelope)
+}
+
+// putBack makes the login what it was before the envelope's rotation, exactly.
+func (o *Rotator) putBack(ctx context.Context, r *service.Rotation, envelope *sealed.Credential) (*pawlv1.Event, error) {
+	before := envelope.Before
+	err := o.change(ctx, r, "put back", phaseUndo, func(ctx context.Context, tx *postgres.Tx) error {
+		role, err := tx.RoleState(ctx, envelope.User)
+		switch {
+		case err != nil || !role.Exists:
+			return err
+		case role.Verifier.Equal(before.Verifier) && role.CanLogin == before.CanLogin:
+			return nil
+		case role.Verifier.Equal(before.Verifier):
+			return tx.SetLogin(ctx, role.Name, before.CanLogin)
+		case !carries(role, envelope):
+			return drifted(role.Name, "find out who did; put back its password or run pawl adopt afterwards")
+		}
+		if !before.CanLogin { // whoever came to use it must have gone back first
+			sessions, err := tx.Sessions(ctx, []string{role.Name})
+			if err != nil {
+				return err
+			}
+			if len(sessions) > 0 {
+				return inUse(role.Name, sessions, poll(drain(r)))
+			}
+		}
+		return tx.SetVerifier(ctx, role.Name, before.CanLogin, before.Verifier)
+	})
+	if refused := new(postgres.FencedOff); errors.As(err, &refused) && refused.Ahead() {
+		err = o.alreadyBack(ctx, r, envelope, err)
+	}
+	return &pawlv1.Event{Summary: fmt.Sprintf("%q is as it was", envelope.User)}, err
+}
+
+// alreadyBack forgives a fence that is ahead where there is nothing to undo.
+func (o *Rotator) alreadyBack(ctx context.Context, r *service.Rotation, envelope *sealed.Credential, ahead error) error {
+	err := o.onEach(ctx, r.Credential, "read role", func(ctx context.Context, admin *postgres.Admin) error {
+		role, err := admin.RoleState(ctx, envelope.User)
+		if err == nil && carries(role, envelope) {
+			err = ahead
+		}
+		return err
+	})
+	if err == nil {
+		effect.Warn(ctx, "%v", ahead)
+	}
+	return err
+}
+
+func unlessAhead(ctx context.Context, err error) error {
+	if refused := new(postgres.FencedOff); errors.As(err, &refused) && refused.Ahead() {
+		effect.Warn(ctx, "%v", refused)
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,247 @@
+// Package app is the secret-publisher: it writes a credential's login to all of
+// its sinks, and back.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/published"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/secret"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+	"pawl.dev/services/secret-publisher/internal/backup"
+	"pawl.dev/services/secret-publisher/internal/sink"
+)
+
+// envelopes is what is used of sealed.Store.
+type envelopes interface {
+	Open(ctx context.Context, credential, rotation string) (*sealed.Credential, error)
+	Fingerprint(user string, password secret.String) string
+	SealBytes(plaintext []byte) ([]byte, error)
+}
+
+type app struct {
+	sealed  envelopes
+	backups backup.Store
+}
+
+// New returns the service. Backups go to DATA_DIR/backups.
+func New(d service.Dependencies) (*service.Service, error) {
+	if d.Sealed == nil {
+		return nil, errors.New("no sealing key: credentials cannot be opened")
+	}
+	return newApp(d.Sealed, d.Inventory.DataDir).service(), nil
+}
+
+func newApp(e envelopes, dataDir string) *app {
+	return &app{sealed: e, backups: backup.Store{Dir: filepath.Join(dataDir, "backups"), Seal: e.SealBytes}}
+}
+
+func (a *app) service() *service.Service {
+	return &service.Service{
+		Name:    saga.SecretPublisher,
+		Steps:   map[string]service.Handler{"publish": a.publish, "match": a.match, "restore": a.restore},
+		Check:   a.preflight,
+		Examine: a.examine,
+	}
+}
+
+// publish looks at every sink before it touches the first, so that what can be
+// known beforehand fails the step with nothing done.
+func (a *app) publish(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	want, err := a.open(ctx, r, r.ID, r.Requested().GetGeneration())
+	if err != nil {
+		return nil, err
+	}
+	sinks := sink.Of(r.Credential)
+	for _, s := range sinks {
+		if login, err := s.Read(ctx); err == nil && login.Carries(want.Login) {
+			continue // by an earlier attempt
+		}
+		if err := check(ctx, s, want); err != nil {
+			return nil, fail(err)
+		}
+	}
+	changed := 0
+	for _, s := range sinks {
+		wrote, err := a.write(ctx, r, s, want)
+		if err != nil {
+			return nil, fail(err)
+		}
+		if wrote {
+			changed++
+		}
+	}
+	return a.done(ctx, r, want, len(sinks), changed), nil
+}
+
+// restore writes the predecessor back. One sink that fails must not keep the
+// others from it: all are tried, and the step is retried for those that failed.
+func (a *app) restore(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	requested := r.Requested()
+	predecessor, generation := requested.GetBasis(), requested.GetBasisGeneration()
+	rollback := requested.GetAction() == pawlv1.Action_ACTION_ROLLBACK
+	if rollback {
+		predecessor, generation = requested.GetRestores(), requested.GetGeneration()
+	}
+	want, err := a.open(ctx, r, predecessor, generation)
+	if err != nil {
+		return nil, err
+	}
+	sinks := sink.Of(r.Credential)
+	changed, failed := 0, []error(nil)
+	for _, s := range sinks {
+		wrote, err := a.write(ctx, r, s, want)
+		switch {
+		case err == nil && wrote:
+			changed++
+		case err != nil && !rollback && sink.IsRefusal(err) && !a.backups.Has(r.Credential.Name, r.ID, s.Name()):
+			// publish backs up before it writes, and it cannot write any more.
+			effect.Warn(ctx, "%s is left as it is, this rotation never wrote it: %v", s.Name(), err)
+		case err != nil:
+			failed = append(failed, err)
+		}
+	}
+	if len(failed) > 0 {
+		return nil, errors.Join(failed...)
+	}
+	return a.done(ctx, r, want, len(sinks), changed), nil
+}
+
+// match finds every sink holding the adopted login, and writable.
+func (a *app) match(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	want, err := a.open(ctx, r, r.ID, r.Requested().GetGeneration())
+	if err != nil {
+		return nil, err
+	}
+	sinks := sink.Of(r.Credential)
+	for _, s := range sinks {
+		err := effect.Do(ctx, "read sink", s.Name(), func(ctx context.Context) error {
+			login, err := s.Read(ctx)
+			if err == nil && !login.Carries(want.Login) {
+				err = fmt.Errorf("%s holds another login than the one adopted, of %s from %s: make them the same first", s.Name(), want.User, sinks[0].Name())
+			}
+			return err
+		})
+		if err == nil {
+			err = check(ctx, s, want)
+		}
+		if err != nil {
+			return nil, saga.Permanent(err)
+		}
+	}
+	return &pawlv1.Event{Summary: fmt.Sprintf("%s the login of %s and can be written", hold(len(sinks)), want.User)}, nil
+}
+
+// open returns the login that is sealed under a rotation.
+func (a *app) open(ctx context.Context, r *service.Rotation, rotation string, generation uint64) (want sink.Content, err error) {
+	err = effect.Do(ctx, "open envelope", r.Credential.Name, func(ctx context.Context) error {
+		c, err := a.sealed.Open(ctx, r.Credential.Name, rotation)
+		if err == nil {
+			want = sink.Content{Login: published.Login{User: c.User, Password: c.Password}, Generation: generation}
+		}
+		return err
+	})
+	return want, err
+}
+
+func check(ctx context.Context, s sink.Sink, want sink.Content) error {
+	return effect.Do(ctx, "check sink", s.Name(), func(ctx context.Context) error {
+		warnings, err := s.Check(ctx, want)
+		for _, w := range warnings {
+			effect.Warn(ctx, "%s", w)
+		}
+		return err
+	})
+}
+
+func (a *app) write(ctx context.Context, r *service.Rotation, s sink.Sink, want sink.Content) (changed bool, err error) {
+	guard := sink.Guard{
+		StillDue: r.StillDue,
+		Backup: func(ctx context.Context, old []byte) error {
+			return effect.Do(ctx, "back up sink", s.Name(), func(context.Context) error {
+				return a.backups.Keep(r.Credential.Name, r.ID, s.Name(), old)
+			})
+		},
+	}
+	err = effect.Do(ctx, "write sink", s.Name(), func(ctx context.Context) error {
+		changed, err = s.Write(ctx, want, guard)
+		return err
+	})
+	return changed, err
+}
+
+func (a *app) done(ctx context.Context, r *service.Rotation, want sink.Content, sinks, changed int) *pawlv1.Event {
+	err := effect.Do(ctx, "prune backups", r.Credential.Name, func(context.Context) error {
+		return a.backups.Prune(r.Credential.Name, r.ID)
+	})
+	if err != nil {
+		effect.Warn(ctx, "%v", err) // the sinks are written: that is what counts
+	}
+	return &pawlv1.Event{Summary: fmt.Sprintf("%s the login of %s, %d written now", hold(sinks), want.User, changed)}
+}
+
+func hold(sinks int) string {
+	if sinks == 1 {
+		return "the sink holds"
+	}
+	return fmt.Sprintf("all %d sinks hold", sinks)
+}
+
+// fail makes a refusal fail the step at once: until somebody mends the sink,
+// every further attempt would only prolong an outage.
+func fail(err error) error {
+	if sink.IsRefusal(err) {
+		return saga.Permanent(err)
+	}
+	return err
+}
+
+// preflight asks whether each sink could take a login such as the next one.
+func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
+	logins := c.Logins()
+	want := sink.Content{Login: published.Login{
+		User:     logins[len(logins)-1],
+		Password: secret.New(strings.Repeat("x", max(c.PasswordLength, secret.DefaultLength))),
+	}}
+	var found []*pawlv1.Check
+	for _, s := range sink.Of(c) {
+		warnings, err := s.Check(ctx, want)
+		line := &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name(), Finding: "can be written"}
+		if err != nil {
+			line.Finding, line.Refused = err.Error(), true
+		}
+		found = append(found, line)
+		for _, w := range warnings {
+			found = append(found, &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name(), Finding: w})
+		}
+	}
+	return found
+}
+
+// examine tells by fingerprint which login each sink holds. A sink without a
+// user name is taken to mean the role.
+func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
+	var found []*pawlv1.Check
+	for _, s := range sink.Of(c) {
+		line := &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name()}
+		if login, err := s.Read(ctx); err != nil {
+			line.Finding, line.Refused = err.Error(), true
+		} else {
+			if login.User == "" {
+				login.User = c.Role
+			}
+			line.Finding = fmt.Sprintf("holds %s of %s", a.sealed.Fingerprint(login.User, login.Password), login.User)
+		}
+		found = append(found, line)
+	}
+	return found
+}

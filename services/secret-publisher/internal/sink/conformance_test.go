@@ -1,0 +1,250 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/published"
+	"pawl.dev/internal/secret"
+)
+
+// kind is one way of publishing: content is what its file holds beforehand,
+// entries what the configuration says of it.
+type kind struct {
+	name    string
+	content string
+	entries func(path string) []inventory.Sink
+}
+
+func dotenvs(all ...inventory.Dotenv) func(string) []inventory.Sink {
+	return func(path string) (entries []inventory.Sink) {
+		for _, d := range all {
+			d.Path = path
+			entries = append(entries, inventory.Sink{Dotenv: &d})
+		}
+		return entries
+	}
+}
+
+func files(format string) func(string) []inventory.Sink {
+	return func(path string) []inventory.Sink {
+		return []inventory.Sink{{File: &inventory.File{Path: path, Format: format, Mode: 0o640}}}
+	}
+}
+
+var kinds = []kind{
+	{"dotenv keys", "# db\nexport U='app' # who\r\nP=before\nOTHER=\"x $y\"", dotenvs(inventory.Dotenv{User: "U", Password: "P"})},
+	{"dotenv dsn", "D=postgresql://app:before@h1:1,h2:2/db?sslmode=require\nX=1\n", dotenvs(inventory.Dotenv{DSN: "D"})},
+	{"dotenv entries", "U=app\nP=before\nD=postgres://app:before@h/db\n", dotenvs(inventory.Dotenv{User: "U"}, inventory.Dotenv{Password: "P"}, inventory.Dotenv{DSN: "D"})},
+	{"dotenv list", "P=\"x, before ,z\"\n", dotenvs(inventory.Dotenv{Password: "P[1]"})},
+	{"file dsn", "postgres://app:before@pooler:6432/db\n", files(inventory.FormatDSN)},
+	{"file json", `{"user":"app","password":"before","host":"pooler","big":12345678901234567890}`, files(inventory.FormatJSON)},
+	{"file password", "before", files(inventory.FormatPassword)},
+}
+
+func (k kind) at(path string) Sink {
+	sinks := Of(&inventory.Credential{
+		Name: "app", Role: "app", Database: "db", Nodes: []inventory.Node{{Name: "n", Host: "127.0.0.1", Port: 5432}},
+		Publish: k.entries(path),
+	})
+	if len(sinks) != 1 {
+		panic("entries of one file are one sink")
+	}
+	return sinks[0]
+}
+
+func (k kind) fresh(t *testing.T) (Sink, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), ".env")
+	put(t, path, k.content)
+	return k.at(path), path
+}
+
+func put(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// login number i: user and password belong together by it.
+func login(i int) Content {
+	return Content{published.Login{User: fmt.Sprintf("app_%d", i), Password: secret.New(fmt.Sprintf("password%d", i))}, uint64(i)}
+}
+
+var (
+	before = Content{Login: published.Login{User: "app", Password: secret.New("before")}}
+	open   = Guard{
+		Backup:   func(context.Context, []byte) error { return nil },
+		StillDue: func(context.Context) error { return nil },
+	}
+	errStop = errors.New("stop")
+)
+
+// TestSinks is what every kind of sink must pass.
+func TestSinks(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			t.Run("writing twice changes once", func(t *testing.T) { writingTwice(t, k) })
+			t.Run("going back restores every byte", func(t *testing.T) { goingBack(t, k) })
+			t.Run("checking touches nothing", func(t *testing.T) { checking(t, k) })
+			t.Run("a guard's error prevents the change", func(t *testing.T) { guarded(t, k) })
+			t.Run("readers see one login or the other", func(t *testing.T) { atomicity(t, k) })
+		})
+	}
+}
+
+func holds(t *testing.T, s Sink, want Content) {
+	t.Helper()
+	if got, err := s.Read(t.Context()); err != nil || !got.Carries(want.Login) {
+		t.Fatalf("%s holds the login of %q (%v), want %q", s.Name(), got.User, err, want.User)
+	}
+}
+
+func writingTwice(t *testing.T, k kind) {
+	s, path := k.fresh(t)
+	holds(t, s, before)
+	backups := 0
+	guard := open
+	guard.Backup = func(_ context.Context, old []byte) error {
+		backups++
+		if string(old) != k.content {
+			t.Errorf("backup of %q", old)
+		}
+		return nil
+	}
+	for i := range 2 {
+		changed, err := s.Write(t.Context(), login(1), guard)
+		if err != nil || changed != (i == 0) {
+			t.Fatalf("write %d: changed %v, %v", i, changed, err)
+		}
+		holds(t, s, login(1))
+		if i == 0 {
+			k.content = get(t, path)
+		}
+	}
+	if backups != 1 || get(t, path) != k.content {
+		t.Fatalf("%d backups, content %q", backups, get(t, path))
+	}
+}
+
+func goingBack(t *testing.T, k kind) {
+	s, path := k.fresh(t)
+	if _, err := s.Write(t.Context(), login(1), open); err != nil {
+		t.Fatal(err)
+	}
+	first := get(t, path)
+	for _, want := range []Content{login(2), login(1)} {
+		if _, err := s.Write(t.Context(), want, open); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, s, want)
+	}
+	if got := get(t, path); got != first {
+		t.Fatalf("got  %q\nwant %q", got, first)
+	}
+}
+
+func checking(t *testing.T, k kind) {
+	s, path := k.fresh(t)
+	dir := filepath.Dir(path)
+	was, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Check(t.Context(), login(1)); err != nil {
+		t.Fatal(err)
+	}
+	now, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(was, now) || !was.ModTime().Equal(now.ModTime()) || get(t, path) != k.content || len(list(t, dir)) != 1 {
+		t.Fatalf("changed; %v", list(t, dir))
+	}
+}
+
+func guarded(t *testing.T, k kind) {
+	s, path := k.fresh(t)
+	stop := func(context.Context) error { return errStop }
+	for name, guard := range map[string]Guard{
+		"backup": {Backup: func(context.Context, []byte) error { return errStop }, StillDue: open.StillDue},
+		"late":   {Backup: open.Backup, StillDue: stop},
+	} {
+		if _, err := s.Write(t.Context(), login(1), guard); !errors.Is(err, errStop) || IsRefusal(err) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if get(t, path) != k.content || len(list(t, filepath.Dir(path))) != 1 {
+			t.Fatalf("%s: changed; %v", name, list(t, filepath.Dir(path)))
+		}
+	}
+}
+
+func list(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// atomicity reads all the while as a consumer would: never an error, never the
+// user of one login with the password of the other.
+func atomicity(t *testing.T, k kind) {
+	s, path := k.fresh(t)
+	both := []Content{login(1), login(2)}
+	if _, err := s.Write(t.Context(), both[0], open); err != nil {
+		t.Fatal(err)
+	}
+	var done atomic.Bool
+	faults := make(chan string, 1)
+	go func() {
+		defer close(faults)
+		for !done.Load() {
+			got, err := s.Read(context.Background())
+			if err != nil || !slices.ContainsFunc(both, func(c Content) bool { return got.Carries(c.Login) }) {
+				faults <- fmt.Sprintf("torn: the user %q, %v", got.User, err)
+				return
+			}
+		}
+	}()
+	writes := 40
+	if k.name == kinds[0].name { // two keys: what is most easily torn
+		writes = 200
+	}
+	for i := range writes {
+		if _, err := s.Write(t.Context(), both[(i+1)%2], open); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	done.Store(true)
+	for fault := range faults {
+		t.Error(fault)
+	}
+	if !bytes.Contains([]byte(get(t, path)), []byte("password1")) {
+		t.Error("the last write is not there")
+	}
+}
