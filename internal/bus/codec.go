@@ -35,7 +35,7 @@ func Decode(header nats.Header, body []byte, into proto.Message) error {
 		return fmt.Errorf("%s of %d bytes: at most %d are accepted", what, len(body), MaxEvent)
 	}
 	declared := header.Get(contentType)
-	asJSON := strings.HasPrefix(declared, "application/json") || declared == "" && bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))
+	asJSON := strings.HasPrefix(declared, "application/json") || declared == "" && bytes.HasPrefix(body, []byte("{"))
 	var err error
 	if asJSON {
 		err = protojson.Unmarshal(body, into)

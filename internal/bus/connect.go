@@ -14,11 +14,13 @@ import (
 
 // ConnectOptions say how to reach the bus.
 type ConnectOptions struct {
-	URL    string
-	User   string                     // one of Users
-	Seed   []byte                     // its nkey seed
+	URL  string
+	User string // one of Users
+	Seed []byte // its nkey seed
+	// Wait: a server that is not there yet is no error; Connect returns at once
+	// and goes on trying.
+	Wait   bool
 	Server nats.InProcessConnProvider // instead of URL, in one process with the server
-	Closed func(error)                // called once, when the connection is lost for good
 }
 
 // Bus is one user's connection.
@@ -47,8 +49,8 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	if o.Server != nil {
 		options = append(options, nats.InProcessServer(o.Server))
 	}
-	if o.Closed != nil {
-		options = append(options, nats.ClosedHandler(func(nc *nats.Conn) { o.Closed(nc.LastError()) }))
+	if o.Wait {
+		options = append(options, nats.RetryOnFailedConnect(true))
 	}
 	nc, err := nats.Connect(o.URL, options...)
 	if err != nil {
@@ -73,6 +75,18 @@ func (b *Bus) Publish(ctx context.Context, subject string, body proto.Message, h
 		return fmt.Errorf("publish %s: %w", subject, err)
 	}
 	return nil
+}
+
+// Respond answers a request that is not stored.
+func Respond(m *nats.Msg, body proto.Message) error {
+	data, err := Encode(body)
+	if err != nil {
+		return err
+	}
+	answer := nats.NewMsg(m.Reply)
+	answer.Data = data
+	setContentType(answer)
+	return m.RespondMsg(answer)
 }
 
 // Stream returns a handle, kept so that a read costs no STREAM.INFO.

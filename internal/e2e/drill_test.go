@@ -237,7 +237,7 @@ func (w *world) run(ctx context.Context, d drill) error {
 	if d.kind.strategy == "alternating" && len(oracle.Refusals) > 0 {
 		faults = append(faults, fmt.Errorf("%d of %d logins with the published credential were refused: %v", len(oracle.Refusals), oracle.Logins+len(oracle.Refusals), oracle.Refusals[:min(3, len(oracle.Refusals))]))
 	}
-	w.sawOutage(oracle.Outage)
+	w.seen.sawOutage(oracle.Outage)
 	return errors.Join(append(faults, w.check(ctx, d.credential, log, d.kind.strategy))...)
 }
 

@@ -4,21 +4,17 @@ import (
 	"testing"
 
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/pgserver"
 )
 
 // TestEveryFlowUndisturbed walks each flow once, and is what the crash tests
 // compare with.
 func TestEveryFlowUndisturbed(t *testing.T) {
-	apps := site.NewApps()
-	var credentials []site.Credential
-	for _, k := range kinds {
-		credentials = append(credentials, k.credential("first-"+k.name, apps))
-	}
-	w := newWorld(t, 1, apps, credentials)
-	for name, found := range crashPoints(w) {
-		t.Logf("%s:", name)
-		for _, p := range found {
-			t.Log("  ", p)
+	w := newWorld(t, 1, func(apps *site.Apps, _ *pgserver.Server) (all []site.Credential) {
+		for _, k := range kinds {
+			all = append(all, k.credential("first-"+k.name, apps))
 		}
-	}
+		return all
+	})
+	crashPoints(w)
 }

@@ -1,11 +1,12 @@
 package e2e
 
 import (
-	"slices"
+	"fmt"
 	"strings"
 	"testing"
 
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/pgserver"
 )
 
 // crashPoints finds every point of every kind by performing each once,
@@ -13,99 +14,105 @@ import (
 // anywhere by hand: the log names each effect.
 func crashPoints(w *world) map[string][]string {
 	w.t.Helper()
-	found := map[string][]string{}
+	var first []drill
 	for _, k := range kinds {
-		credential := "first-" + k.name
-		if err := w.run(w.t.Context(), drill{credential: credential, kind: k, what: "KILL"}); err != nil {
-			w.t.Fatalf("undisturbed %s: %v", k.name, err)
-		}
-		log, err := w.client.ReadNewest(w.t.Context(), credential)
+		first = append(first, drill{credential: "first-" + k.name, kind: k, what: "KILL"})
+	}
+	w.atOnce(first)
+	found := map[string][]string{}
+	for _, d := range first {
+		log, err := w.client.ReadNewest(w.t.Context(), d.credential)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		found[k.name] = points(log, k)
-		w.t.Logf("%s: %d points", k.name, len(found[k.name]))
-		if len(found[k.name]) < 6 {
-			w.t.Fatalf("%s has only %d crash points: %v", k.name, len(found[k.name]), found[k.name])
+		found[d.kind.name] = points(log, d.kind)
+		if n := len(found[d.kind.name]); n < 6 {
+			w.t.Fatalf("%s has only %d crash points", d.kind.name, n)
 		}
 	}
 	return found
 }
 
-// most is how many drills of one kind an installation is laid out for.
-const most = 70
-
-func stage(t *testing.T) *world {
-	apps := site.NewApps()
-	var credentials []site.Credential
-	for _, k := range kinds {
-		credentials = append(credentials, k.credential("first-"+k.name, apps))
-		for _, name := range numbered(k.name, most) {
-			credentials = append(credentials, k.credential(name, apps))
-		}
-	}
-	return newWorld(t, 2, apps, credentials)
+// deck deals out credentials that were laid out for the drills of one kind.
+type deck struct {
+	points map[string][]string
+	dealt  map[string]int
 }
 
-// TestOwnerDiesAtEachPointOfEachStep kills the owner of each step before and
-// after each of its effects, and before and after the append of its result.
-func TestOwnerDiesAtEachPointOfEachStep(t *testing.T) {
-	w := stage(t)
-	var drills []drill
-	all := crashPoints(w)
+// dealtAtMost is how many drills of one kind an installation is laid out for.
+const dealtAtMost = 160
+
+func layOut(apps *site.Apps, _ *pgserver.Server) (all []site.Credential) {
+	n := 24
+	if *full {
+		n = dealtAtMost
+	}
 	for _, k := range kinds {
-		for i, p := range all[k.name] {
-			name := numbered(k.name, most)[i]
-			drills = append(drills, drill{name, k, []string{strings.ReplaceAll(p, "first-"+k.name, name)}, "KILL"})
+		all = append(all, k.credential("first-"+k.name, apps))
+		for i := range n {
+			all = append(all, k.credential(fmt.Sprintf("%s-%d", k.name, i), apps))
 		}
 	}
-	t.Logf("%d crash points", len(drills))
-	w.random.Shuffle(len(drills), func(i, j int) { drills[i], drills[j] = drills[j], drills[i] })
-	if !*full {
-		drills = drills[:min(40, len(drills))]
-	}
-	w.atOnce(drills)
+	return all
 }
 
-// TestSecondCrashDuringRecovery kills twice: once in the run, once after.
-func TestSecondCrashDuringRecovery(t *testing.T) {
-	w := stage(t)
-	all := crashPoints(w)
-	var drills []drill
-	for _, k := range kinds {
-		n := 4
-		if *full {
-			n = most
-		}
-		for _, name := range numbered(k.name, n) {
-			pair := []string{all[k.name][w.random.IntN(len(all[k.name]))], all[k.name][w.random.IntN(len(all[k.name]))]}
-			if pair[0] == pair[1] {
-				pair = pair[:1]
-			}
-			for i := range pair {
-				pair[i] = strings.ReplaceAll(pair[i], "first-"+k.name, name)
-			}
-			drills = append(drills, drill{name, k, slices.Clone(pair), "KILL"})
-		}
+// deal makes a drill at those points of the kind.
+func (d *deck) deal(k kind, what string, points ...string) drill {
+	name := fmt.Sprintf("%s-%d", k.name, d.dealt[k.name])
+	d.dealt[k.name]++
+	for i, p := range points {
+		points[i] = strings.ReplaceAll(p, "first-"+k.name, name)
 	}
-	w.atOnce(drills)
+	return drill{name, k, points, what}
 }
 
-// TestZombieWakesAfterItsStepWasTakenOver stops a replica in the middle of a
-// step, lets the other one finish the rotation, and wakes it.
-func TestZombieWakesAfterItsStepWasTakenOver(t *testing.T) {
-	w := stage(t)
-	all := crashPoints(w)
-	var drills []drill
+// TestCrashesAtEveryPoint is the proof that no crash loses a credential. One
+// installation serves its parts, which in a sample are drawn by seed.
+func TestCrashesAtEveryPoint(t *testing.T) {
+	w := newWorld(t, 2, layOut)
+	d := &deck{crashPoints(w), map[string]int{}}
+	t.Run("OwnerDiesBeforeAndAfterEachEffectAndAppend", func(t *testing.T) { w.in(t).atOnce(ownerDies(w, d)) })
+	t.Run("SecondCrashDuringRecovery", func(t *testing.T) { w.in(t).atOnce(diesTwice(w, d)) })
+	t.Run("ZombieWakesAfterItsStepWasTakenOver", func(t *testing.T) { w.in(t).atOnce(zombies(w, d)) })
+}
+
+func ownerDies(w *world, d *deck) (drills []drill) {
 	for _, k := range kinds {
-		n := 2
-		if *full {
-			n = len(all[k.name])
+		points := d.points[k.name]
+		n := len(points)
+		if !*full {
+			n = 5
 		}
-		for i, at := range w.random.Perm(len(all[k.name]))[:n] {
-			name := numbered(k.name, most)[i]
-			drills = append(drills, drill{name, k, []string{strings.ReplaceAll(all[k.name][at], "first-"+k.name, name)}, "STOP"})
+		for _, i := range w.random.Perm(len(points))[:n] {
+			drills = append(drills, d.deal(k, "KILL", points[i]))
 		}
 	}
-	w.atOnce(drills)
+	return drills
+}
+
+func diesTwice(w *world, d *deck) (drills []drill) {
+	n := 2
+	if *full {
+		n = 40
+	}
+	for _, k := range kinds {
+		for range n {
+			pair := w.random.Perm(len(d.points[k.name]))[:2]
+			drills = append(drills, d.deal(k, "KILL", d.points[k.name][pair[0]], d.points[k.name][pair[1]]))
+		}
+	}
+	return drills
+}
+
+func zombies(w *world, d *deck) (drills []drill) {
+	n := 1
+	if *full {
+		n = 20
+	}
+	for _, k := range kinds {
+		for _, i := range w.random.Perm(len(d.points[k.name]))[:n] {
+			drills = append(drills, d.deal(k, "STOP", d.points[k.name][i]))
+		}
+	}
+	return drills
 }

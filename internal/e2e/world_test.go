@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -45,8 +44,26 @@ type world struct {
 	admin  *postgres.Admin
 	random *rand.Rand
 
-	mu     sync.Mutex
-	outage time.Duration
+	seen *sightings
+}
+
+// sightings is what the parts of a test have seen.
+type sightings struct {
+	mu      sync.Mutex
+	outage  time.Duration
+	secrets map[string]bool // passwords and verifiers: none may be found anywhere
+}
+
+func (s *sightings) sawOutage(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outage = max(s.outage, d)
+}
+
+func (s *sightings) longest() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outage
 }
 
 // binaries builds the services once per test run.
@@ -67,25 +84,27 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// newWorld starts an installation with these credentials and two replicas of
-// each service.
-func newWorld(t *testing.T, replicas int, apps *site.Apps, credentials []site.Credential) *world {
+// newWorld starts an installation with the credentials that layOut names, and
+// so many replicas of each service. After the test it looks for passwords where
+// none may be.
+func newWorld(t *testing.T, replicas int, layOut func(*site.Apps, *pgserver.Server) []site.Credential) *world {
 	t.Helper()
-	dir := t.TempDir()
-	w := &world{t: t, apps: apps, random: newRandom(t)}
-	var err error
-	w.site, err = site.New(t.Context(), dir, pgserver.Options{Settings: loudestLogging()}, credentials)
+	server, err := pgserver.Start(t.Context(), pgserver.Options{Settings: loudestLogging()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.site.Postgres.Stop(); err != nil {
+		if err := server.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
+	w := &world{t: t, apps: site.NewApps(), random: newRandom(t), seen: &sightings{secrets: map[string]bool{}}}
+	t.Cleanup(w.apps.Close)
+	if w.site, err = site.New(t.Context(), t.TempDir(), server, layOut(w.apps, server)); err != nil {
+		t.Fatal(err)
+	}
+	w.apps.Use(w.site)
 	w.startFleet(replicas)
-	t.Cleanup(apps.Close)
-	apps.Use(w.site)
 	return w
 }
 
@@ -178,15 +197,14 @@ func (w *world) atOnce(drills []drill) {
 		})
 	}
 	wait.Wait()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.t.Logf("%d drills, %d processes died; the longest outage of an in-place credential was %v", len(drills), w.fleet.Deaths, w.outage.Round(time.Millisecond))
+	w.t.Logf("%d drills, %d processes died so far; the longest outage of an in-place credential was %v", len(drills), w.fleet.Died(), w.seen.longest().Round(time.Millisecond))
 }
 
-func (w *world) sawOutage(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.outage = max(w.outage, d)
+// in returns the same world, reporting to a subtest.
+func (w *world) in(t *testing.T) *world {
+	sub := *w
+	sub.t = t
+	return &sub
 }
 
 // wake continues the processes that the drill has stopped, and waits until
@@ -220,13 +238,4 @@ func (w *world) showLogs() {
 		}
 		w.t.Logf("%s: %d warnings, the last:\n%s", filepath.Base(file), len(told), strings.Join(told[max(0, len(told)-15):], "\n"))
 	}
-}
-
-// numbered returns NAME-1 … NAME-n.
-func numbered(name string, n int) []string {
-	names := make([]string, n)
-	for i := range names {
-		names[i] = name + "-" + strconv.Itoa(i+1)
-	}
-	return names
 }

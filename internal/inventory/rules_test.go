@@ -184,11 +184,14 @@ func TestTwoWritersOfOnePlaceAreRefused(t *testing.T) {
 			}
 		})
 	}
-	for with, clash := range map[string]bool{`"P[0]"`: true, "P": true, `"P[1]"`: false} {
-		text := strings.Replace(valid, "password: APP_PASSWORD", `password: "P[0]"`, 1)
-		text = strings.Replace(text, "credentials:\n", secondOne("two", "dotenv: {path: .env, password: "+with+"}"), 1)
-		if _, err := load(t, text); (err != nil) != clash {
-			t.Errorf("%s beside P[0]: %v", with, err)
+	for _, c := range []struct {
+		first, then string
+		clash       bool
+	}{{"P[0]", "P[0]", true}, {"P", "P[0]", true}, {"P[0]", "P", true}, {"P[1]", "P[0]", false}} {
+		text := strings.Replace(valid, "password: APP_PASSWORD", `password: "`+c.then+`"`, 1)
+		text = strings.Replace(text, "credentials:\n", secondOne("two", `dotenv: {path: .env, password: "`+c.first+`"}`), 1)
+		if _, err := load(t, text); (err != nil) != c.clash {
+			t.Errorf("%s, then %s: %v", c.first, c.then, err)
 		}
 	}
 }

@@ -110,15 +110,26 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, workers chan struct{
 	return consuming.Stop, nil
 }
 
-// Bind opens a durable consumer that the provisioning step has made.
+// Bind opens a durable consumer that the provisioning step makes. It waits for
+// a minute: the bus may be starting, too.
 func Bind(ctx context.Context, b *bus.Bus, stream, durable string) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	consumer, err := b.JetStream.Consumer(ctx, stream, durable)
-	if err != nil {
-		return nil, fmt.Errorf("consumer %s of %s: %w (does this user own it, and was the bus provisioned?)", durable, stream, err)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		once, done := context.WithTimeout(ctx, 5*time.Second)
+		consumer, err := b.JetStream.Consumer(once, stream, durable)
+		done()
+		if err == nil {
+			return consumer, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("consumer %s of %s: %w (is NATS up and provisioned, and does this user own the consumer?)", durable, stream, err)
+		case <-tick.C:
+		}
 	}
-	return consumer, nil
 }
 
 // credentialIn returns the credential of a log subject
@@ -171,11 +182,7 @@ func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
 	for _, c := range findings.Checks {
 		c.Service = l.service.Name
 	}
-	body, err := bus.Encode(findings)
-	if err == nil {
-		err = m.Respond(body)
-	}
-	if err != nil {
+	if err := bus.Respond(m, findings); err != nil {
 		l.log.Warn("preflight answer not sent", "credential", name, "error", err)
 	}
 }

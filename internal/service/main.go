@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Connect.URL == "" {
 		o.Connect.URL = "nats://" + o.Inventory.NATS.Listen
 	}
-	o.Connect.User = o.Name
+	o.Connect.User, o.Connect.Wait = o.Name, true
 	if o.Connect.Seed, err = bus.LoadSeed(bus.SeedFile(o.Inventory, o.Name)); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ type Fleet struct {
 	wait      sync.WaitGroup
 	mu        sync.Mutex
 	processes map[string]*exec.Cmd
-	Deaths    int
+	deaths    int
 }
 
 // Binaries builds what a fleet runs, with the crash points compiled in.
@@ -98,7 +98,7 @@ func (f *Fleet) once(name, binary string, args, environment []string) error {
 	f.mu.Unlock()
 	err = cmd.Wait()
 	f.mu.Lock()
-	f.Deaths++
+	f.deaths++
 	f.mu.Unlock()
 	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() > 0 {
 		fmt.Fprintf(log, "exit %d\n", exit.ExitCode())
@@ -115,6 +115,13 @@ func (f *Fleet) Signal(name string, signal syscall.Signal) error {
 		return fmt.Errorf("no process %s", name)
 	}
 	return cmd.Process.Signal(signal)
+}
+
+// Died is how many processes have ended so far.
+func (f *Fleet) Died() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.deaths
 }
 
 // Names lists the processes.

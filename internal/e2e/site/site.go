@@ -6,7 +6,6 @@ package site
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -45,17 +44,10 @@ type Site struct {
 	Inventory *inventory.Inventory
 }
 
-// New starts PostgreSQL, creates a role per credential, and writes the rest.
-func New(ctx context.Context, dir string, o pgserver.Options, credentials []Credential) (*Site, error) {
-	server, err := pgserver.Start(ctx, o)
-	if err != nil {
-		return nil, err
-	}
+// New creates a role per credential on the server, and writes the rest.
+func New(ctx context.Context, dir string, server *pgserver.Server, credentials []Credential) (*Site, error) {
 	s := &Site{Dir: dir, Postgres: server, File: filepath.Join(dir, "pawl.yaml")}
-	if err := s.write(ctx, credentials); err != nil {
-		return nil, errors.Join(err, server.Stop())
-	}
-	return s, nil
+	return s, s.write(ctx, credentials)
 }
 
 // Env is the .env file of a credential.

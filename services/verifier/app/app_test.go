@@ -183,6 +183,7 @@ func TestVerifyMakesOneLoginPerNode(t *testing.T) {
 func TestTrustedLoginProvesNothing(t *testing.T) {
 	b := newBed(t, saga.InPlace)
 	pgtest.Create(t, "trusted", "")
+	defer pgtest.Exec(t, "DROP ROLE trusted")
 	b.rotation.Staged().User, b.sealed = "trusted", &envelope{User: "trusted", Password: secret.New(pgtest.Password)}
 	b.fails(t, "coordinator", `"trusted"`, "pg_hba", "scram-sha-256")
 }

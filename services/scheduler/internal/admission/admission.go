@@ -238,7 +238,7 @@ func (c *Clerk) prepare(q *request, known *inventory.Credential, log bus.Log) (*
 		refusal.Rotation = log.Rotation
 		return nil, refusal, nil
 	}
-	now := CurrentOf(log, state)
+	now := bus.CurrentOf(log, state)
 	begin.Basis, begin.BasisUser, begin.BasisGeneration = now.Rotation, now.User, now.Generation
 	begin.Generation = log.Records[0].Body.GetRequested().GetGeneration() + 1
 	if adopted := log.Find(saga.Adopted); adopted != nil {

@@ -40,7 +40,7 @@ func (s Store) Has(credential, rotation, path string) bool {
 // backup of it: a retry would store its own earlier write. Callers exclude each
 // other by their lock on path.
 func (s Store) Keep(credential, rotation, path string, content []byte) error {
-	if false {
+	if s.Has(credential, rotation, path) {
 		return nil
 	}
 	name := s.file(credential, rotation, path)

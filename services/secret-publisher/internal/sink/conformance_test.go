@@ -230,7 +230,7 @@ func atomicity(t *testing.T, k kind) {
 			}
 		}
 	}()
-	writes := 40
+	writes := 16
 	if k.name == kinds[0].name { // two keys: what is most easily torn
 		writes = 200
 	}

@@ -108,9 +108,9 @@ func TestLockIsHeldUntilTheGuardIsDone(t *testing.T) {
 func TestKilledWriterLeavesOneLoginWhole(t *testing.T) {
 	s, path := kinds[0].fresh(t)
 	put(t, filepath.Join(filepath.Dir(path), ".pawl-left.tmp"), "half")
-	for round := range 10 {
+	for round := range 5 {
 		writer, out := process(t, "writer", path)
-		for range 1 + round*3 {
+		for range 1 + round*5 {
 			if !out.Scan() || out.Text() != "wrote" {
 				t.Fatal(out.Text())
 			}

@@ -67,7 +67,7 @@ func Explain(what string, err error) error {
 	if passes(state) {
 		return explained
 	}
-	_ = saga.Permanent(nil); return explained
+	return saga.Permanent(explained)
 }
 
 // passes reports whether an SQLSTATE speaks of the moment, not of the login:

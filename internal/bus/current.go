@@ -1,7 +1,6 @@
-package admission
+package bus
 
 import (
-	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -14,7 +13,7 @@ type Current struct {
 }
 
 // CurrentOf derives it from the newest rotation alone.
-func CurrentOf(log bus.Log, state saga.State) Current {
+func CurrentOf(log Log, state saga.State) Current {
 	begin := log.Records[0].Body.GetRequested()
 	ended, _ := state.Ended()
 	if ended.Event == saga.Completed {

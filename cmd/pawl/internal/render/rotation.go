@@ -1,0 +1,189 @@
+package render
+
+import (
+	"strings"
+	"time"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Running is the outcome of a rotation that has none yet; the others are the
+// names of the events that end one: completed, rolled-back.
+const Running = "running"
+
+// Rotation is what is to be said of one rotation in one line.
+type Rotation struct {
+	ID              string     `json:"rotation"`
+	Credential      string     `json:"credential"`
+	Flow            string     `json:"flow"`
+	Outcome         string     `json:"outcome"`
+	Generation      uint64     `json:"generation"`
+	Login           string     `json:"login,omitempty"` // that was given, or adopted
+	Requested       time.Time  `json:"requested"`
+	RequestedBy     string     `json:"requested_by,omitempty"`
+	AuthenticatedAs string     `json:"authenticated_as,omitempty"`
+	Reason          string     `json:"reason,omitempty"`
+	Ended           *time.Time `json:"ended,omitempty"`
+	Seconds         float64    `json:"seconds"` // so far, while it runs
+	Failure         *Failure   `json:"failure,omitempty"`
+	OutageSeconds   float64    `json:"outage_seconds,omitempty"` // in-place: how long the published login was refused
+	TraceID         string     `json:"trace_id,omitempty"`
+}
+
+// Failure is what turned a rotation round.
+type Failure struct {
+	Step   string `json:"step"`
+	Reason string `json:"reason"`
+}
+
+// NewRotation sums up a log; now is where one that runs is looked at.
+func NewRotation(log bus.Log, now time.Time) (Rotation, error) {
+	state, err := log.Fold()
+	if err != nil {
+		return Rotation{}, err
+	}
+	first := log.Records[0]
+	begin := first.Body.GetRequested()
+	r := Rotation{ID: log.Rotation, Credential: log.Credential, Flow: begin.GetFlow(), Outcome: Running, Generation: begin.GetGeneration(),
+		Requested: first.At, RequestedBy: begin.GetRequestedBy(), AuthenticatedAs: begin.GetAuthenticatedAs(), Reason: begin.GetReason()}
+	if ended, ok := state.Ended(); ok {
+		now, r.Outcome, r.Ended = ended.At, string(ended.Event), &ended.At
+	}
+	r.Seconds = now.Sub(first.At).Seconds()
+	if state.Failed != nil {
+		f := log.Find(state.Failed.Event).Body.GetFailure()
+		r.Failure = &Failure{f.GetStep(), f.GetReason()}
+	}
+	for _, record := range log.Records {
+		if user := record.Body.GetStaged().GetUser(); user != "" {
+			r.Login = user
+		}
+		r.OutageSeconds += record.Body.GetProof().GetOutage().AsDuration().Seconds()
+	}
+	if span := telemetry.Extract(first.Header); span.IsValid() {
+		r.TraceID = span.TraceID().String()
+	}
+	return r, nil
+}
+
+func (r Rotation) took() time.Duration { return time.Duration(r.Seconds * float64(time.Second)) }
+
+// IsRollback reports whether the rotation was asked to restore a predecessor:
+// then to end rolled-back is its success.
+func IsRollback(log bus.Log) bool {
+	return len(log.Records) > 0 && log.Records[0].Body.GetRequested().GetAction() == pawlv1.Action_ACTION_ROLLBACK
+}
+
+// Phases of a rotation.
+const (
+	Forward = "forward"
+	Back    = "back"  // after a failure
+	After   = "after" // the rotation's end
+)
+
+// Step is one step of a rotation, done or due.
+type Step struct {
+	Name       string      `json:"step"`
+	Owner      string      `json:"owner"`
+	Phase      string      `json:"phase"`
+	Event      string      `json:"event,omitempty"` // that ended it; empty: it is due
+	Due        time.Time   `json:"due"`
+	Started    *time.Time  `json:"started,omitempty"` // the last attempt; absent: none has ended
+	Ended      *time.Time  `json:"ended,omitempty"`
+	Attempt    uint32      `json:"attempt,omitempty"`
+	Instance   string      `json:"instance,omitempty"`
+	Summary    string      `json:"summary,omitempty"`
+	Failure    string      `json:"failure,omitempty"`
+	Warnings   []string    `json:"warnings,omitempty"`
+	Operations []Operation `json:"operations,omitempty"`
+
+	timedOut bool
+}
+
+// Operation is one effect inside a step.
+type Operation struct {
+	Name    string    `json:"operation"`
+	Target  string    `json:"target,omitempty"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
+	Error   string    `json:"error,omitempty"`
+}
+
+// Note is one note of a rotation.
+type Note struct {
+	At       time.Time `json:"at"`
+	Service  string    `json:"service"`
+	Kind     string    `json:"kind"`
+	Step     string    `json:"step,omitempty"`
+	Text     string    `json:"text,omitempty"`
+	Laggards []string  `json:"laggards,omitempty"`
+}
+
+// Steps tells the log as steps: each event ends the one that was due before it.
+// The last one may still be due.
+func Steps(log bus.Log) ([]Step, error) {
+	var steps []Step
+	for i := 1; i <= len(log.Records); i++ {
+		before := log
+		before.Records = log.Records[:i]
+		state, err := before.Fold()
+		if err != nil {
+			return nil, err
+		}
+		due := state.Next()
+		if due == nil {
+			break
+		}
+		s := Step{Name: due.Name, Owner: due.Owner, Phase: Forward, Due: state.Due(due, log.Records[0].Body.GetRequested().GetKeep().AsDuration())}
+		if state.Failed != nil {
+			s.Phase = Back
+		}
+		if !state.Open() {
+			s.Phase = After
+		}
+		if i < len(log.Records) {
+			s.end(log.Records[i])
+		}
+		steps = append(steps, s)
+	}
+	return steps, nil
+}
+
+func (s *Step) end(r bus.Record) {
+	s.Event, s.Ended, s.timedOut = string(r.Event), &r.At, r.Event == saga.TimedOut
+	s.Attempt, s.Instance, s.Summary, s.Warnings = r.Body.GetAttempt(), r.Body.GetInstance(), r.Body.GetSummary(), r.Body.GetWarnings()
+	s.Failure = r.Body.GetFailure().GetReason()
+	if s.Due.After(r.At) {
+		s.Due = r.At // the clocks differ
+	}
+	if at := r.Body.GetStartedAt(); at != nil {
+		started := between(at.AsTime(), s.Due, r.At)
+		s.Started = &started
+	}
+	for _, op := range r.Body.GetOperations() {
+		s.Operations = append(s.Operations, Operation{op.GetName(), op.GetTarget(), op.GetStartedAt().AsTime(), op.GetDuration().AsDuration().Seconds(), op.GetError()})
+	}
+}
+
+// between keeps the owner's clock within the bus's.
+func between(t, low, high time.Time) time.Time {
+	switch {
+	case t.Before(low):
+		return low
+	case t.After(high):
+		return high
+	}
+	return t
+}
+
+// label of a note, as people read it.
+func (n Note) label() string {
+	text := oneLine(n.Text)
+	if len(n.Laggards) > 0 {
+		text += " (" + strings.Join(n.Laggards, ", ") + ")"
+	}
+	return n.Kind + ": " + text
+}

@@ -1,0 +1,128 @@
+// Package render turns logs, notes and findings into what a person or a script
+// reads. It is pure: what it prints depends on its arguments alone.
+package render
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Style of what is printed.
+type Style struct {
+	Color bool
+	Width int            // columns; 0: 100
+	Zone  *time.Location // of times of day; nil: UTC
+}
+
+type colour string
+
+const (
+	plain  colour = ""
+	dim    colour = "2"
+	bold   colour = "1"
+	red    colour = "31"
+	green  colour = "32"
+	yellow colour = "33"
+	blue   colour = "34"
+)
+
+func (s Style) paint(c colour, text string) string {
+	if !s.Color || c == plain || text == "" {
+		return text
+	}
+	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
+}
+
+func (s Style) width() int {
+	if s.Width == 0 {
+		return 100
+	}
+	return s.Width
+}
+
+func (s Style) in(t time.Time) time.Time {
+	if s.Zone == nil {
+		return t.UTC()
+	}
+	return t.In(s.Zone)
+}
+
+func (s Style) date(t time.Time) string  { return s.in(t).Format("2006-01-02 15:04:05") }
+func (s Style) clock(t time.Time) string { return s.in(t).Format("15:04:05.000") }
+
+// JSON writes v for scripts.
+func JSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// Short is a duration in two units at most: 45ms, 2.31s, 2m14s, 3h12m, 12d4h.
+func Short(d time.Duration) string {
+	const day = 24 * time.Hour
+	two := func(large, small time.Duration, unit, sub string) string {
+		text := fmt.Sprintf("%d%s", d/large, unit)
+		if rest := d % large / small; rest > 0 {
+			text += fmt.Sprintf("%d%s", rest, sub)
+		}
+		return text
+	}
+	switch {
+	case d < 0:
+		return "-" + Short(-d)
+	case d == 0:
+		return "0s"
+	case d < time.Millisecond:
+		return fmt.Sprintf("%dµs", d.Microseconds())
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.2fs", d.Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	case d < time.Hour:
+		return two(time.Minute, time.Second, "m", "s")
+	case d < day:
+		return two(time.Hour, time.Minute, "h", "m")
+	}
+	return two(day, time.Hour, "d", "h")
+}
+
+// wrap breaks text into lines of at most width runes; a longer word stands alone.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// fit pads text to width, or cuts it so that both its ends are seen: the end
+// of a path tells more than its middle.
+func fit(text string, width int) string {
+	runes := []rune(text)
+	if n := len(runes); n > width {
+		head := width / 3
+		runes = append(append(runes[:head:head], '…'), runes[n-(width-head-1):]...)
+	}
+	return string(runes) + strings.Repeat(" ", max(0, width-len(runes)))
+}
+
+func right(text string, width int) string {
+	return strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text))) + text
+}
+
+// oneLine keeps tables tables.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

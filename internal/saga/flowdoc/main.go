@@ -1,0 +1,10 @@
+// Command flowdoc prints docs/flow.md.
+package main
+
+import (
+	"fmt"
+
+	"pawl.dev/internal/saga"
+)
+
+func main() { fmt.Print(saga.Markdown()) }
