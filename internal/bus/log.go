@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -78,7 +76,9 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 	if err != nil {
 		return Log{}, err
 	}
-	last, err := stream.GetLastMsgForSubject(ctx, "pawl.rotation."+credential+".>")
+	once, cancel := Bound(ctx)
+	defer cancel()
+	last, err := stream.GetLastMsgForSubject(once, "pawl.rotation."+credential+".>")
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Log{Credential: credential}, nil
 	}
@@ -89,22 +89,30 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 	if err != nil {
 		return Log{}, err
 	}
-	return b.ReadRotation(ctx, credential, rotation)
+	log, err := b.ReadRotation(ctx, credential, rotation)
+	if err == nil && log.LastSeq() < last.Sequence {
+		err = fmt.Errorf("read the log of %s: event %d is there and cannot be found by its rotation", credential, last.Sequence)
+	}
+	return log, err
 }
 
 // ReadRotation returns the log of one rotation, empty where there is none. Its
-// cost does not depend on how many rotations there were.
+// cost does not depend on how many rotations there were. (One batched
+// request would be one round trip instead of one per event, but where the
+// connection breaks in the middle it ends early without an error.)
 func (b *Bus) ReadRotation(ctx context.Context, credential, rotation string) (Log, error) {
 	log := Log{Credential: credential, Rotation: rotation}
-	// Each event has a subject of its own, so the last message of every subject
-	// of the rotation is the rotation, in one round trip.
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.JetStream, StreamLog, []string{LogSubject(credential, rotation, "*")})
+	stream, err := b.Stream(ctx, StreamLog)
 	if err != nil {
-		return log, fmt.Errorf("read rotation %s of %s: %w", rotation, credential, err)
+		return log, err
 	}
-	for m, err := range messages {
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			break
+	filter := jetstream.WithGetMsgSubject(LogSubject(credential, rotation, "*"))
+	for seq := uint64(1); ; {
+		once, cancel := Bound(ctx)
+		m, err := stream.GetMsg(once, seq, filter)
+		cancel()
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return log, nil
 		}
 		if err != nil {
 			return log, fmt.Errorf("read rotation %s of %s: %w", rotation, credential, err)
@@ -114,9 +122,8 @@ func (b *Bus) ReadRotation(ctx context.Context, credential, rotation string) (Lo
 			return log, err
 		}
 		log.Records = append(log.Records, record)
+		seq = m.Sequence + 1
 	}
-	slices.SortFunc(log.Records, func(x, y Record) int { return cmp.Compare(x.Seq, y.Seq) })
-	return log, nil
 }
 
 func decodeRecord(subject string, header nats.Header, body []byte, seq uint64, at time.Time) (Record, error) {
@@ -145,6 +152,8 @@ func (b *Bus) Append(ctx context.Context, credential, rotation string, e saga.Ev
 	message := &nats.Msg{Subject: LogSubject(credential, rotation, e), Header: header, Data: data}
 	setContentType(message)
 	message.Header.Set(jetstream.MsgIDHeader, rotation+"/"+string(e))
+	ctx, cancel := Bound(ctx)
+	defer cancel()
 	ack, err := b.JetStream.PublishMsg(ctx, message, jetstream.WithExpectLastSequenceForSubject(lastSeq, "pawl.rotation."+credential+".>"))
 	if refused := new(jetstream.APIError); errors.As(err, &refused) {
 		switch refused.ErrorCode {

@@ -2,7 +2,9 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -103,17 +105,64 @@ func Consumers(s Settings) []Consumer {
 }
 
 // Provision creates what is missing and brings the rest up to date; only the
-// one that provisions may, the services merely bind. Idempotent.
+// one that provisions may, the services merely bind. Idempotent: what is as it
+// should be is not written again, since a server that is killed while it writes
+// a stream's description cannot read the stream any more.
 func Provision(ctx context.Context, js jetstream.JetStream, s Settings) error {
-	for _, config := range Streams(s) {
-		if _, err := js.CreateOrUpdateStream(ctx, config); err != nil {
-			return fmt.Errorf("stream %s: %w", config.Name, err)
+	for _, want := range Streams(s) {
+		if err := provisionStream(ctx, js, want); err != nil {
+			return fmt.Errorf("stream %s: %w", want.Name, err)
 		}
 	}
 	for _, c := range Consumers(s) {
-		if _, err := js.CreateOrUpdateConsumer(ctx, c.Stream, c.Config); err != nil {
+		if err := provisionConsumer(ctx, js, c); err != nil {
 			return fmt.Errorf("consumer %s of %s: %w", c.Config.Durable, c.Stream, err)
 		}
 	}
 	return nil
+}
+
+func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = js.CreateStream(ctx, want)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	have := stream.CachedInfo().Config
+	same := have.Retention == want.Retention && have.Storage == want.Storage && have.Replicas == want.Replicas &&
+		slices.Equal(have.Subjects, want.Subjects) && have.Description == want.Description &&
+		have.MaxAge == want.MaxAge && max(0, have.MaxMsgSize) == want.MaxMsgSize && max(0, have.MaxMsgsPerSubject) == want.MaxMsgsPerSubject &&
+		have.Discard == want.Discard && have.DiscardNewPerSubject == want.DiscardNewPerSubject &&
+		have.DenyDelete == want.DenyDelete && have.DenyPurge == want.DenyPurge &&
+		have.AllowDirect == want.AllowDirect && have.AllowMsgSchedules == want.AllowMsgSchedules
+	if same {
+		return nil
+	}
+	_, err = js.UpdateStream(ctx, want)
+	return err
+}
+
+func provisionConsumer(ctx context.Context, js jetstream.JetStream, c Consumer) error {
+	consumer, err := js.Consumer(ctx, c.Stream, c.Config.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, err = js.CreateConsumer(ctx, c.Stream, c.Config)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	have := consumer.CachedInfo().Config
+	filters := have.FilterSubjects
+	if have.FilterSubject != "" {
+		filters = []string{have.FilterSubject}
+	}
+	if slices.Equal(filters, c.Config.FilterSubjects) && have.AckWait == c.Config.AckWait && have.AckPolicy == c.Config.AckPolicy &&
+		have.MaxDeliver == c.Config.MaxDeliver && have.MaxAckPending == c.Config.MaxAckPending && max(1, have.Replicas) == max(1, c.Config.Replicas) {
+		return nil
+	}
+	_, err = js.UpdateConsumer(ctx, c.Stream, c.Config)
+	return err
 }

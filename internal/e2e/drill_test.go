@@ -222,6 +222,9 @@ func (w *world) run(ctx context.Context, d drill) error {
 	oracle := w.site.Watch(ctx, d.credential, 25*time.Millisecond, drainWindow/2)
 	log, err := w.through(ctx, d)
 	oracle.Stop()
+	for _, password := range oracle.Seen {
+		w.seen.add(password.Reveal())
+	}
 	if err != nil {
 		return err
 	}

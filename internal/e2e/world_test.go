@@ -43,6 +43,7 @@ type world struct {
 	sealed *sealed.Store
 	admin  *postgres.Admin
 	random *rand.Rand
+	spans  *collector
 
 	seen *sightings
 }
@@ -66,20 +67,22 @@ func (s *sightings) longest() time.Duration {
 	return s.outage
 }
 
-// binaries builds the services once per test run.
-var binaries = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "pawl-e2e-bin-")
-	if err != nil {
+// binaries builds the services once per test run that needs them.
+var binaries = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "pawl-e2e-bin-"); err != nil {
 		return "", err
 	}
+	built = dir
 	return dir, site.Binaries(context.Background(), dir)
 })
+
+var built string // where binaries put them
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()
-	if dir, err := binaries(); err == nil {
-		_ = os.RemoveAll(dir) // a leftover in the temporary directory
+	if built != "" {
+		_ = os.RemoveAll(built) // a leftover in the temporary directory
 	}
 	os.Exit(code)
 }
@@ -100,11 +103,13 @@ func newWorld(t *testing.T, replicas int, layOut func(*site.Apps, *pgserver.Serv
 	})
 	w := &world{t: t, apps: site.NewApps(), random: newRandom(t), seen: &sightings{secrets: map[string]bool{}}}
 	t.Cleanup(w.apps.Close)
-	if w.site, err = site.New(t.Context(), t.TempDir(), server, layOut(w.apps, server)); err != nil {
+	w.spans = newCollector(t)
+	if w.site, err = site.New(t.Context(), t.TempDir(), server, w.spans.server.URL, layOut(w.apps, server)); err != nil {
 		t.Fatal(err)
 	}
 	w.apps.Use(w.site)
 	w.startFleet(replicas)
+	t.Cleanup(w.scan)
 	return w
 }
 
@@ -151,7 +156,7 @@ func (w *world) startFleet(replicas int) {
 	t.Cleanup(w.admin.Close)
 }
 
-// dial tries until the server answers and is provisioned.
+// dial tries until the server answers and the last of its streams is there.
 func dial(ctx context.Context, connect func() (*site.Client, error)) (*site.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -160,7 +165,7 @@ func dial(ctx context.Context, connect func() (*site.Client, error)) (*site.Clie
 	for {
 		client, err := connect()
 		if err == nil {
-			if _, err = client.Stream(ctx, bus.StreamAudit); err == nil {
+			if _, err = client.Stream(ctx, bus.StreamDead); err == nil {
 				return client, nil
 			}
 			client.NATS.Close()

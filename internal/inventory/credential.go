@@ -124,18 +124,14 @@ func (d *document) checkRole(v value, c *Credential) {
 	d.claimLogins(v, c)
 }
 
-// claimLogins compares by cluster, and by server as well, since two clusters of
-// the file may name the same one.
+// claimLogins compares by server: the same role may exist on each worker, with a
+// password of its own, and two clusters of the file may name the same server.
 func (d *document) claimLogins(v value, c *Credential) {
-	places := []string{"cluster " + c.Cluster.Name}
 	for _, n := range c.Nodes {
-		places = append(places, n.Address())
-	}
-	for _, place := range places {
 		for _, login := range c.Logins() {
-			key := place + "\x00" + login
+			key := n.Address() + "\x00" + login
 			if other, taken := d.logins[key]; taken && other != c.Name {
-				v.fault("the login %.63q in %s belongs to the credential %s already: a login is one credential's", login, place, other)
+				v.fault("the login %.63q on %s belongs to the credential %s already: a login is one credential's", login, n.Address(), other)
 				return
 			}
 			d.logins[key] = c.Name

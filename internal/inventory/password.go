@@ -26,3 +26,11 @@ func (a Account) readPassword() (secret.String, error) {
 	}
 	return secret.New(value), nil
 }
+
+// PasswordSource names where the password is read from.
+func (a Account) PasswordSource() string {
+	if a.PasswordEnv != "" {
+		return "environment variable " + a.PasswordEnv
+	}
+	return a.PasswordFile
+}

@@ -90,8 +90,12 @@ func (c *Cutter) accept() {
 		if !c.track(client, server) {
 			return
 		}
-		c.wait.Go(func() { l.end(l.forward()) })
-		c.wait.Go(func() { l.end(l.back()) })
+		for _, carry := range []func() error{l.forward, l.back} {
+			c.wait.Go(func() {
+				_ = carry() // however it ended, the connection has
+				l.end()
+			})
+		}
 	}
 }
 
@@ -146,7 +150,7 @@ type link struct {
 
 var errCut = errors.New("cut")
 
-func (l *link) end(error) {
+func (l *link) end() {
 	l.client.Close()
 	l.server.Close()
 	l.cutter.mu.Lock()
@@ -168,8 +172,7 @@ func (l *link) forward() error {
 		switch t := l.cutter.take(l, message); {
 		case t == nil:
 		case t.cut == BeforeCommit:
-			l.end(errCut)
-			close(t.done)
+			close(t.done) // before the client can notice
 			return errCut
 		default:
 			l.mu.Lock()
@@ -212,7 +215,6 @@ func (l *link) back() error {
 		landing := l.landing
 		l.mu.Unlock()
 		if landing != nil && message[0] == 'C' && strings.HasPrefix(string(message[5:]), "COMMIT") {
-			l.end(errCut)
 			close(landing.done)
 			return errCut
 		}

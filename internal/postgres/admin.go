@@ -20,6 +20,7 @@ const maxSessions = 8
 // opened when needed. Safe for concurrent use.
 type Admin struct {
 	Node    string
+	account inventory.Account
 	pool    *pgxpool.Pool
 	catalog atomic.Bool // the account may read pg_authid itself
 }
@@ -33,7 +34,7 @@ func NewAdmin(node inventory.Node, account inventory.Account) (*Admin, error) {
 		return nil, target.invalid(err)
 	}
 	target.fill(config.ConnConfig)
-	a := &Admin{Node: node.Name}
+	a := &Admin{Node: node.Name, account: account}
 	config.MaxConns = maxSessions
 	config.MaxConnIdleTime = 5 * time.Minute
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
@@ -74,8 +75,11 @@ func (a *Admin) prepare(ctx context.Context, conn *pgx.Conn) error {
 // those of work are returned as they are.
 func (a *Admin) Do(ctx context.Context, work func(*pgx.Conn) error) error {
 	conn, err := a.pool.Acquire(ctx)
+	if err = a.named(err); IsRefused(err, WrongPassword) {
+		return &hint{err, "correct what " + a.account.PasswordSource() + " holds"}
+	}
 	if err != nil {
-		return a.named(err)
+		return err
 	}
 	defer conn.Release()
 	return work(conn.Conn())

@@ -52,9 +52,8 @@ func (tx *Tx) SetVerifier(ctx context.Context, name string, may bool, verifier s
 }
 
 // IsMember reports whether role may act as owner.
-func (tx *Tx) IsMember(ctx context.Context, role, owner string) (member bool, err error) {
-	err = tx.conn.QueryRow(ctx, `SELECT pg_has_role($1::name, $2::name, 'MEMBER')`, role, owner).Scan(&member)
-	return member, tx.admin.named(err)
+func (tx *Tx) IsMember(ctx context.Context, role, owner string) (bool, error) {
+	return tx.admin.member(ctx, tx.conn, role, owner)
 }
 
 // CreateSibling creates the second login of owner: it acts as owner from its

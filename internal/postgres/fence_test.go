@@ -102,7 +102,11 @@ func TestUnknownCommitOutcomeIsReportedAsSuch(t *testing.T) {
 		if !errors.Is(err, ErrUnknownOutcome) {
 			t.Errorf("cut %d: %v; want ErrUnknownOutcome", c.cut, err)
 		}
-		<-done
+		select {
+		case <-done:
+		default:
+			t.Fatal("nothing was cut")
+		}
 		if landed := stored(t, through, "cut_off").Equal(verifier); landed != c.landed {
 			t.Errorf("cut %d: landed %v, want %v", c.cut, landed, c.landed)
 		}

@@ -73,6 +73,20 @@ func (a *Admin) role(ctx context.Context, q querier, name string) (Role, error) 
 	return role, err
 }
 
+// IsMember reports whether role may act as owner.
+func (a *Admin) IsMember(ctx context.Context, role, owner string) (member bool, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		member, err = a.member(ctx, c, role, owner)
+		return err
+	})
+	return member, err
+}
+
+func (a *Admin) member(ctx context.Context, q querier, role, owner string) (member bool, err error) {
+	err = q.QueryRow(ctx, `SELECT pg_has_role($1::name, $2::name, 'MEMBER')`, role, owner).Scan(&member)
+	return member, a.named(err)
+}
+
 // Sessions lists who is logged in as one of the users on this node; the workers
 // of a parallel query are no logins. Without pg_monitor all but user and application is empty.
 func (a *Admin) Sessions(ctx context.Context, users []string) (sessions []Session, err error) {

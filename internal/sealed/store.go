@@ -41,6 +41,8 @@ func NewStore(b *bus.Bus, self string, keys *Keys) *Store {
 // Open returns the credential sealed to this recipient under the rotation, or
 // ErrNotFound.
 func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credential, error) {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
 	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
 	if err != nil {
 		return nil, fmt.Errorf("sealed store: %w", err)
@@ -70,6 +72,8 @@ func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credent
 // it is left alone and Seal returns nil. Callers that must know whose is there
 // Open it. Idempotent.
 func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
 	plain, err := c.reveal()
 	if err != nil {
 		return err
@@ -90,6 +94,8 @@ func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error
 
 // Rotations lists the rotations under which envelopes of the credential lie.
 func (s *Store) Rotations(ctx context.Context, credential string) ([]string, error) {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
 	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
 	if err != nil {
 		return nil, fmt.Errorf("sealed store: %w", err)
@@ -111,6 +117,8 @@ func (s *Store) Rotations(ctx context.Context, credential string) ([]string, err
 
 // Erase deletes every envelope of the rotation. Idempotent.
 func (s *Store) Erase(ctx context.Context, credential, rotation string) error {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
 	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
 	if err != nil {
 		return fmt.Errorf("sealed store: %w", err)

@@ -66,9 +66,7 @@ func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerP
 		}
 		defer stop()
 	}
-	if ready != nil {
-		ready()
-	}
+	ready()
 	if s.Run != nil {
 		return s.Run(ctx)
 	}

@@ -90,6 +90,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer b.NATS.Close()
+	if err := b.Connected(ctx); err != nil {
+		return err
+	}
 	d := Dependencies{Inventory: o.Inventory, Log: o.Log, Bus: b, Metrics: o.Metrics, Tracer: tracing.Tracer("pawl.dev/services/" + o.Name), Note: note(b, o.Name, o.Log)}
 	if slices.Contains(sealed.Recipients, o.Name) {
 		keys, err := sealed.LoadKeys(o.Inventory.KeysDir, o.Name)
@@ -115,8 +118,12 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	d.Note(ctx, &pawlv1.Note{Kind: "configuration", Text: fmt.Sprintf("%s %s loaded %s (%s)", o.Name, Version(), filepath.Base(o.Inventory.File), o.Inventory.Digest())})
-	return s.run(ctx, d, tracing, o.Ready)
+	return s.run(ctx, d, tracing, func() {
+		d.Note(ctx, &pawlv1.Note{Kind: "configuration", Text: fmt.Sprintf("%s %s loaded %s (%s)", o.Name, Version(), filepath.Base(o.Inventory.File), o.Inventory.Digest())})
+		if o.Ready != nil {
+			o.Ready()
+		}
+	})
 }
 
 // Version is the commit this binary was built from, where the build recorded it.

@@ -192,15 +192,34 @@ func (s *Server) recovered(store string) error {
 	}
 	var missing []string
 	for _, d := range onDisk {
-		if !slices.ContainsFunc(found.Streams, func(s server.StreamDetail) bool { return s.Name == d.Name() }) {
-			missing = append(missing, d.Name())
+		if slices.ContainsFunc(found.Streams, func(s server.StreamDetail) bool { return s.Name == d.Name() }) {
+			continue
 		}
+		if path := filepath.Join(store, "jetstream", account.Name, "streams", d.Name()); unfinished(path) {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("embedded NATS: %w", err)
+			}
+			continue
+		}
+		missing = append(missing, d.Name())
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
 		return fmt.Errorf("embedded NATS could not read the streams %v in %s: nothing was changed; restore the store or its key before starting", missing, store)
 	}
 	return nil
+}
+
+// unfinished reports whether a stream's directory is what a server leaves that
+// was killed while it created the stream: no message was ever stored there.
+func unfinished(stream string) bool {
+	blocks, err := filepath.Glob(filepath.Join(stream, "msgs", "*.blk"))
+	for _, b := range blocks {
+		if info, statErr := os.Stat(b); statErr != nil || info.Size() > 0 {
+			return false
+		}
+	}
+	return err == nil
 }
 
 // natsLog hands the server's warnings and errors to slog.

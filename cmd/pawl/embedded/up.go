@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -59,11 +60,11 @@ func Up(ctx context.Context, o UpOptions) error {
 		defer server.Stop()
 		connect.Server = server.NATS
 	}
-	ready := make(chan string, len(saga.Services))
+	var bound atomic.Int32
 	all, ctx := errgroup.WithContext(ctx)
 	if inv.Telemetry.Metrics != "" {
 		if err := metrics.Serve(ctx, inv.Telemetry.Metrics, func() error {
-			if len(ready) < len(saga.Services) {
+			if int(bound.Load()) < len(saga.Services) {
 				return errors.New("starting")
 			}
 			return nil
@@ -75,7 +76,7 @@ func Up(ctx context.Context, o UpOptions) error {
 		all.Go(func() error {
 			err := service.Run(ctx, service.Options{Name: name, New: newByName[name], Inventory: inv, Log: log(name), Metrics: metrics,
 				Connect: connect, Ready: func() {
-					if ready <- name; len(ready) == len(saga.Services) && o.Ready != nil {
+					if int(bound.Add(1)) == len(saga.Services) && o.Ready != nil {
 						o.Ready()
 					}
 				}})

@@ -14,6 +14,7 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/published"
+	"pawl.dev/internal/secret"
 )
 
 // Apps are small applications, one per credential, that hold a session with
@@ -118,6 +119,8 @@ type Oracle struct {
 	// Outage is the longest time between two logins that worked, if any in
 	// between was refused.
 	Outage time.Duration
+	// Seen is every password that was published meanwhile.
+	Seen []secret.String
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -138,6 +141,9 @@ func (s *Site) Watch(ctx context.Context, credential string, every, patience tim
 			read := time.Now()
 			login, err := s.Published(credential)
 			if err == nil {
+				if len(o.Seen) == 0 || !o.Seen[len(o.Seen)-1].Equal(login.Password) {
+					o.Seen = append(o.Seen, login.Password)
+				}
 				var conn *pgx.Conn
 				conn, err = s.login(ctx, login, "oracle")
 				if err == nil {

@@ -46,15 +46,38 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 	}
 	defer func() { _ = answers.Unsubscribe() }()
 	request := &nats.Msg{Subject: bus.RequestSubject(credential), Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
-	if _, err := c.JetStream.PublishMsg(ctx, request); err != nil {
-		return nil, fmt.Errorf("request %s: %w", credential, err)
+	for stored := false; ; {
+		once, cancel := context.WithTimeout(ctx, 2*time.Second)
+		if !stored { // again with the same id, until it is acknowledged
+			_, err := c.JetStream.PublishMsg(once, request)
+			stored = err == nil
+		}
+		m, err := answers.NextMsgWithContext(once)
+		cancel()
+		if err != nil {
+			m, err = c.answer(ctx, id) // it may have come while we were not connected
+		}
+		if err == nil {
+			answer := &pawlv1.Answer{}
+			return answer, bus.Decode(m.Header, m.Data, answer)
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("no answer to the request for %s: %w", credential, ctx.Err())
+		}
 	}
-	m, err := answers.NextMsgWithContext(ctx)
+}
+
+// answer reads the stored answer.
+func (c *Client) answer(ctx context.Context, id string) (*nats.Msg, error) {
+	stream, err := c.Stream(ctx, bus.StreamAnswer)
 	if err != nil {
-		return nil, fmt.Errorf("no answer to the request for %s: %w", credential, err)
+		return nil, err
 	}
-	answer := &pawlv1.Answer{}
-	return answer, bus.Decode(m.Header, m.Data, answer)
+	m, err := stream.GetLastMsgForSubject(ctx, bus.AnswerSubject(id))
+	if err != nil {
+		return nil, err
+	}
+	return &nats.Msg{Header: m.Header, Data: m.Data}, nil
 }
 
 // Await returns the rotation's log once it holds one of the events.
@@ -65,8 +88,8 @@ func (c *Client) Await(ctx context.Context, credential, rotation string, events 
 	}
 	defer func() { _ = heard.Unsubscribe() }()
 	for {
-		log, err := c.ReadRotation(ctx, credential, rotation)
-		if err == nil {
+		log, reading := c.ReadRotation(ctx, credential, rotation)
+		if reading == nil {
 			for _, e := range events {
 				if log.Find(e) != nil {
 					return log, nil
@@ -74,10 +97,10 @@ func (c *Client) Await(ctx context.Context, credential, rotation string, events 
 			}
 		}
 		wait, cancel := context.WithTimeout(ctx, heartbeat)
-		_, err = heard.NextMsgWithContext(wait)
+		_, err := heard.NextMsgWithContext(wait)
 		cancel()
 		if ctx.Err() != nil {
-			return log, fmt.Errorf("rotation %s of %s is at %v, waiting for %v: %w", rotation, credential, Events(log), events, ctx.Err())
+			return log, fmt.Errorf("rotation %s of %s is at %v, waiting for %v: %w (last reading: %v)", rotation, credential, Events(log), events, ctx.Err(), reading)
 		}
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
 			return log, err

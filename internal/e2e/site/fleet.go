@@ -29,6 +29,7 @@ type Fleet struct {
 	mu        sync.Mutex
 	processes map[string]*exec.Cmd
 	deaths    int
+	metrics   map[string]string // address of /metrics, by process
 }
 
 // Binaries builds what a fleet runs, with the crash points compiled in.
@@ -46,7 +47,7 @@ func Binaries(ctx context.Context, into string) error {
 
 // StartFleet starts the processes. deadline caps every step's deadline.
 func (s *Site) StartFleet(ctx context.Context, binaries string, replicas int, ackWait, deadline time.Duration) (*Fleet, error) {
-	f := &Fleet{Logs: filepath.Join(s.Dir, "logs"), Faults: filepath.Join(s.Dir, "faults"), processes: map[string]*exec.Cmd{}}
+	f := &Fleet{Logs: filepath.Join(s.Dir, "logs"), Faults: filepath.Join(s.Dir, "faults"), processes: map[string]*exec.Cmd{}, metrics: map[string]string{}}
 	f.ctx, f.stop = context.WithCancel(ctx)
 	for _, dir := range []string{f.Logs, f.Faults} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -57,7 +58,13 @@ func (s *Site) StartFleet(ctx context.Context, binaries string, replicas int, ac
 	environment := []string{"PAWL_FAULTS=" + f.Faults, "PAWL_DEADLINE=" + deadline.String()}
 	for _, service := range saga.Services {
 		for i := range replicas {
-			f.keep(fmt.Sprintf("%s-%d", service, i+1), filepath.Join(binaries, service), []string{"-c", s.File}, environment)
+			name := fmt.Sprintf("%s-%d", service, i+1)
+			port, err := freePort()
+			if err != nil {
+				return nil, err
+			}
+			f.metrics[name] = fmt.Sprintf("127.0.0.1:%d", port)
+			f.keep(name, filepath.Join(binaries, service), []string{"-c", s.File, "-metrics", f.metrics[name]}, environment)
 		}
 	}
 	return f, nil
@@ -116,6 +123,9 @@ func (f *Fleet) Signal(name string, signal syscall.Signal) error {
 	}
 	return cmd.Process.Signal(signal)
 }
+
+// Metrics is the address of each process's /metrics.
+func (f *Fleet) Metrics() map[string]string { return f.metrics }
 
 // Died is how many processes have ended so far.
 func (f *Fleet) Died() int {

@@ -5,6 +5,7 @@ package site
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"pawl.dev/cmd/pawl/embedded"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/dotenv"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
@@ -34,6 +36,20 @@ type Credential struct {
 	Drain    string   // default 0s: one empty look
 	Port     uint16   // of the node as Pawl sees it; default: the server's own
 	Restart  string   // YAML of the consumer's restart; empty: no consumer
+	Login    string   // the database role; default: Role(Name)
+	Cluster  string   // YAML of a cluster of its own; default: main, or by Port
+	Publish  string   // YAML of the sinks; default: the .env file
+}
+
+// DatabaseRole is the name of the credential's role in PostgreSQL.
+func (c Credential) DatabaseRole() string { return cmp.Or(c.Login, Role(c.Name)) }
+
+// OwnCluster is where the credential's role is, if not in main.
+func (c Credential) OwnCluster() string {
+	if c.Cluster == "" && c.Port != 0 {
+		return fmt.Sprintf("{environment: test, admin: {user: postgres, password_file: admin.password, sslmode: disable}, nodes: {primary: {host: 127.0.0.1, port: %d}}}", c.Port)
+	}
+	return c.Cluster
 }
 
 // Site is an installation.
@@ -44,10 +60,11 @@ type Site struct {
 	Inventory *inventory.Inventory
 }
 
-// New creates a role per credential on the server, and writes the rest.
-func New(ctx context.Context, dir string, server *pgserver.Server, credentials []Credential) (*Site, error) {
+// New creates a role per credential on the server, and writes the rest. Spans
+// go to the OTLP/HTTP endpoint, where one is named.
+func New(ctx context.Context, dir string, server *pgserver.Server, otlp string, credentials []Credential) (*Site, error) {
 	s := &Site{Dir: dir, Postgres: server, File: filepath.Join(dir, "pawl.yaml")}
-	return s, s.write(ctx, credentials)
+	return s, s.write(ctx, otlp, credentials)
 }
 
 // Env is the .env file of a credential.
@@ -70,7 +87,7 @@ func (s *Site) Connect(user string) (*bus.Bus, error) {
 	return bus.Connect(bus.ConnectOptions{URL: "nats://" + s.Inventory.NATS.Listen, User: user, Seed: seed})
 }
 
-func (s *Site) write(ctx context.Context, credentials []Credential) error {
+func (s *Site) write(ctx context.Context, otlp string, credentials []Credential) error {
 	port, err := freePort()
 	if err != nil {
 		return err
@@ -79,7 +96,7 @@ func (s *Site) write(ctx context.Context, credentials []Credential) error {
 		return err
 	}
 	var text bytes.Buffer
-	if err := pawlYAML.Execute(&text, map[string]any{"Site": s, "NATS": port, "Credentials": credentials}); err != nil {
+	if err := pawlYAML.Execute(&text, map[string]any{"Site": s, "NATS": port, "OTLP": otlp, "Credentials": credentials}); err != nil {
 		return err
 	}
 	if err := os.WriteFile(s.File, text.Bytes(), 0o600); err != nil {
@@ -102,6 +119,13 @@ func (s *Site) roles(ctx context.Context, credentials []Credential) error {
 		return err
 	}
 	defer conn.Close(ctx)
+	// These roles were there before Pawl: how they got their passwords is not its
+	// affair, and must not look as if it were.
+	for _, quiet := range []string{"log_statement = 'none'", "log_min_duration_statement = -1", "pg_stat_statements.track_utility = off"} {
+		if _, err := conn.Exec(ctx, "SET "+quiet); err != nil {
+			return err
+		}
+	}
 	for _, c := range credentials {
 		password, err := secret.Generate(secret.DefaultLength)
 		if err != nil {
@@ -111,14 +135,18 @@ func (s *Site) roles(ctx context.Context, credentials []Credential) error {
 		if err != nil {
 			return err
 		}
-		if _, err := conn.Exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgx.Identifier{Role(c.Name)}.Sanitize(), verifier.Reveal())); err != nil {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgx.Identifier{c.DatabaseRole()}.Sanitize(), verifier.Reveal())); err != nil {
 			return fmt.Errorf("role of %s: %w", c.Name, err)
 		}
 		if err := os.MkdirAll(filepath.Dir(s.Env(c.Name)), 0o700); err != nil {
 			return err
 		}
-		env := fmt.Sprintf("# settings of %s\nDB_USER=%s\nDB_PASSWORD=%s\n", c.Name, Role(c.Name), password.Reveal())
-		if err := os.WriteFile(s.Env(c.Name), []byte(env), 0o600); err != nil {
+		env, err := dotenv.Parse(fmt.Appendf(nil, "# settings of %s\nDB_USER=\nDB_PASSWORD=%s\n", c.Name, password.Reveal()))
+		if err != nil {
+			return err
+		}
+		_ = env.Set("DB_USER", c.DatabaseRole()) // a name that no .env file can hold is published elsewhere
+		if err := os.WriteFile(s.Env(c.Name), env.Bytes(), 0o600); err != nil {
 			return err
 		}
 	}
@@ -141,9 +169,9 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-var pawlYAML = template.Must(template.New("pawl.yaml").Funcs(template.FuncMap{"role": Role, "quote": quote}).Parse(`
+var pawlYAML = template.Must(template.New("pawl.yaml").Funcs(template.FuncMap{"quote": quote}).Parse(`
 nats: {listen: "127.0.0.1:{{.NATS}}"}
-telemetry: {metrics: "127.0.0.1:0"}
+telemetry: {metrics: "127.0.0.1:0"{{if .OTLP}}, otlp: {{quote .OTLP}}{{end}}}
 environments:
   test: {rotate_every: 90d}
 clusters:
@@ -152,25 +180,20 @@ clusters:
     admin: {user: postgres, password_file: admin.password, sslmode: disable}
     nodes:
       primary: {host: 127.0.0.1, port: {{.Site.Postgres.Port}}}
-{{- range .Credentials}}{{if .Port}}
-  via-{{.Name}}:
-    environment: test
-    admin: {user: postgres, password_file: admin.password, sslmode: disable}
-    nodes:
-      primary: {host: 127.0.0.1, port: {{.Port}}}
+{{- range .Credentials}}{{if .OwnCluster}}
+  of-{{.Name}}: {{.OwnCluster}}
 {{- end}}{{end}}
 credentials:
 {{- range .Credentials}}
   {{.Name}}:
-    cluster: {{if .Port}}via-{{.Name}}{{else}}main{{end}}
+    cluster: {{if .OwnCluster}}of-{{.Name}}{{else}}main{{end}}
     database: postgres
-    role: {{role .Name}}
+    role: {{quote .DatabaseRole}}
     strategy: {{.Strategy}}
     drain: {{or .Drain "0s"}}
     drain_deadline: 10m
     keep: {{or .Keep "0s"}}
-    publish:
-      - dotenv: {path: "apps/{{.Name}}/.env", user: DB_USER, password: DB_PASSWORD}
+    publish: {{with .Publish}}{{.}}{{else}}[{dotenv: {path: "apps/{{.Name}}/.env", user: DB_USER, password: DB_PASSWORD}}]{{end}}
 {{- if .Restart}}
     consumers:
       - name: {{.Name}}-app

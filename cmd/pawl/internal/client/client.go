@@ -38,7 +38,7 @@ func Connect(inv *inventory.Inventory, seed []byte) (*Client, error) {
 	case errors.Is(err, nats.ErrAuthorization):
 		return nil, fmt.Errorf("the NATS server on %s does not know %s: is it another installation's?", address, bus.SeedFile(inv, bus.Operator))
 	case inv.NATS.URL != "":
-		return nil, fmt.Errorf("no NATS server answers on %s (nats.url in %s): %w", address, inv.File, errors.Unwrap(err))
+		return nil, fmt.Errorf("no NATS server answers on %s (nats.url in %s): %w", address, inv.File, err)
 	}
 	return nil, fmt.Errorf("no Pawl answers on %s: start it with `pawl up`", address)
 }

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/saga"
 	"pawl.dev/internal/telemetry"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -99,8 +98,6 @@ type Step struct {
 	Failure    string      `json:"failure,omitempty"`
 	Warnings   []string    `json:"warnings,omitempty"`
 	Operations []Operation `json:"operations,omitempty"`
-
-	timedOut bool
 }
 
 // Operation is one effect inside a step.
@@ -153,7 +150,7 @@ func Steps(log bus.Log) ([]Step, error) {
 }
 
 func (s *Step) end(r bus.Record) {
-	s.Event, s.Ended, s.timedOut = string(r.Event), &r.At, r.Event == saga.TimedOut
+	s.Event, s.Ended = string(r.Event), &r.At
 	s.Attempt, s.Instance, s.Summary, s.Warnings = r.Body.GetAttempt(), r.Body.GetInstance(), r.Body.GetSummary(), r.Body.GetWarnings()
 	s.Failure = r.Body.GetFailure().GetReason()
 	if s.Due.After(r.At) {

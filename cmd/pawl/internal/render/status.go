@@ -15,7 +15,7 @@ import (
 
 // States of a credential.
 const (
-	NotAdopted = "not adopted"
+	NotAdopted = "not-adopted"
 	Idle       = "idle"
 	Stalled    = "stalled" // and Running
 )
@@ -60,7 +60,7 @@ func NewStatus(c *inventory.Credential, log bus.Log, madeAt func(rotation string
 		if err != nil {
 			return s, err
 		}
-		s.AgeSeconds = now.Sub(made).Seconds()
+		s.AgeSeconds = max(0, now.Sub(made).Seconds()) // the clocks differ
 		if c.RotateEvery > 0 {
 			next := made.Add(c.RotateEvery)
 			s.NextDue = &next

@@ -109,15 +109,12 @@ func wrap(text string, width int) []string {
 	return lines
 }
 
-// fit pads text to width, or cuts it so that both its ends are seen: the end
-// of a path tells more than its middle.
+// fit pads text to width, or cuts its beginning: the end of a path tells more.
 func fit(text string, width int) string {
-	runes := []rune(text)
-	if n := len(runes); n > width {
-		head := width / 3
-		runes = append(append(runes[:head:head], '…'), runes[n-(width-head-1):]...)
+	if runes := []rune(text); len(runes) > width {
+		text = "…" + string(runes[len(runes)-width+1:])
 	}
-	return string(runes) + strings.Repeat(" ", max(0, width-len(runes)))
+	return text + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text)))
 }
 
 func right(text string, width int) string {

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
+	"unicode/utf8"
 
-	"pawl.dev/cmd/pawl/internal/client"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -64,10 +64,9 @@ func NewPlan(a *pawlv1.Answer) Plan {
 func PlanTable(w io.Writer, p Plan, s Style) error {
 	if len(p.Checks) > 0 {
 		fmt.Fprintln(w, s.paint(bold, "preflight"))
-		if err := findings(w, p.Checks, s); err != nil {
+		if err := findings(w, p.Checks, columnsOf(p.Checks...), s); err != nil {
 			return err
 		}
-		fmt.Fprintln(w)
 	}
 	if len(p.Steps) == 0 {
 		return nil
@@ -75,34 +74,41 @@ func PlanTable(w io.Writer, p Plan, s Style) error {
 	fmt.Fprintln(w, s.paint(bold, "steps"))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for i, step := range p.Steps {
-		fmt.Fprintf(t, "%2d  %s\t%s\t%s\n", i+1, step.Target, step.Service, step.Finding)
+		fmt.Fprintf(t, "  %d  %s\t%s\t%s\n", i+1, step.Target, step.Service, step.Finding)
 	}
 	return t.Flush()
 }
 
-// findings writes one line each, the mark in front; long ones are wrapped.
-func findings(w io.Writer, all []Finding, s Style) error {
-	service, target := 0, 0
+// columns holds the widths of findings that stand below each other.
+type columns struct{ service, target int }
+
+func columnsOf(all ...Finding) (c columns) {
 	for _, f := range all {
-		service, target = max(service, len([]rune(f.Service))), max(target, min(32, len([]rune(f.Target))))
+		c.service, c.target = max(c.service, utf8.RuneCountInString(f.Service)), max(c.target, min(32, utf8.RuneCountInString(f.Target)))
 	}
-	indent := 2 + service + 2 + target + 2
+	return c
+}
+
+// findings writes one line each, the mark in front; long ones are wrapped.
+func findings(w io.Writer, all []Finding, c columns, s Style) error {
+	indent := 2 + 2 + c.service + 2 + c.target + 2
 	for _, f := range all {
-		mark, c := "✓", green
-		if f.Refused {
-			mark, c = "✗", red
+		mark, paint := "✓", green
+		switch {
+		case f.Refused:
+			mark, paint = "✗", red
+		case strings.HasPrefix(f.Finding, "warning:"):
+			mark, paint = "!", yellow
 		}
-		for i, text := range wrap(f.Finding, max(30, s.width()-indent)) {
-			head := strings.Repeat(" ", indent)
-			if i == 0 {
-				head = s.paint(c, mark) + " " + fit(f.Service, service) + "  " + fit(f.Target, target) + "  "
-			}
+		head := "  " + s.paint(paint, mark) + " " + fit(f.Service, c.service) + "  " + fit(f.Target, c.target) + "  "
+		for _, text := range wrap(f.Finding, max(30, s.width()-indent)) {
 			if f.Refused {
 				text = s.paint(red, text)
 			}
 			if _, err := fmt.Fprintln(w, head+text); err != nil {
 				return err
 			}
+			head = strings.Repeat(" ", indent)
 		}
 	}
 	return nil
@@ -124,56 +130,19 @@ func DoctorTable(w io.Writer, d Doctor, s Style) error {
 	if !d.Agrees {
 		mark, c = "✗ disagree", red
 	}
-	fmt.Fprintf(w, "%s  %s\n  by the log: %s\n", s.paint(bold, d.Credential), s.paint(c, mark), d.Expected)
+	widths := columnsOf(slices.Concat(d.Published, d.Stored, d.Used)...)
+	fmt.Fprintf(w, "%s  %s\nby the log: %s\n", s.paint(bold, d.Credential), s.paint(c, mark), d.Expected)
 	for _, part := range []struct {
 		title string
 		lines []Finding
 	}{{"published", d.Published}, {"stored", d.Stored}, {"used", d.Used}} {
 		fmt.Fprintln(w, s.paint(dim, part.title))
 		if len(part.lines) == 0 {
-			fmt.Fprintln(w, "  nothing")
+			fmt.Fprintln(w, "  - nothing to see")
 		}
-		if err := findings(w, part.lines, s); err != nil {
+		if err := findings(w, part.lines, widths, s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// Line is one event or note as it happened.
-type Line struct {
-	At         time.Time `json:"at"`
-	Credential string    `json:"credential,omitempty"`
-	Rotation   string    `json:"rotation,omitempty"`
-	Service    string    `json:"service"`
-	Event      string    `json:"event,omitempty"`
-	Note       string    `json:"note,omitempty"` // its kind
-	Text       string    `json:"text,omitempty"`
-	Seconds    float64   `json:"seconds,omitempty"` // the step took
-	Attempt    uint32    `json:"attempt,omitempty"`
-}
-
-// NewLine reads an entry.
-func NewLine(e client.Entry) Line {
-	l := Line{At: e.At, Credential: e.Credential, Rotation: e.Rotation, Service: e.Service}
-	if e.Note != nil {
-		n := NewNote(e)
-		l.Note, l.Text = n.Kind, strings.TrimPrefix(n.label(), n.Kind+": ")
-		return l
-	}
-	body := e.Event.Body
-	l.Event, l.Attempt, l.Text = string(e.Event.Event), body.GetAttempt(), oneLine(body.GetSummary())
-	if at := body.GetStartedAt(); at != nil {
-		l.Seconds = max(0, e.At.Sub(at.AsTime()).Seconds())
-	}
-	if f := body.GetFailure(); f != nil {
-		l.Text = oneLine(f.GetStep() + ": " + f.GetReason())
-	}
-	if r := body.GetRequested(); r != nil {
-		l.Text = strings.TrimSpace(fmt.Sprintf("%s %s %s", r.GetFlow(), r.GetRequestedBy(), oneLine(r.GetReason())))
-	}
-	return l
-}
-
-// Text is the line for people; since is what its time is told from, if set.
-func (l Line) Text2(s Style) string { return "" }

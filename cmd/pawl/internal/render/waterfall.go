@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/internal/bus"
@@ -178,8 +179,6 @@ func (f *waterfall) step(i int, s Step) {
 		f.row("·", label, s.Due, "due", "", dim, dim)
 	case s.Ended == nil:
 		f.row("…", label, s.Due, Short(f.now.Sub(s.Due)), f.axis.wait(s.Due, f.now), blue, plain)
-	case s.Started == nil:
-		f.row("✗", label, s.Due, Short(s.Ended.Sub(s.Due)), f.axis.wait(s.Due, *s.Ended), red, plain)
 	default:
 		mark, c := "✓", green
 		if s.Phase == Back {
@@ -187,6 +186,10 @@ func (f *waterfall) step(i int, s Step) {
 		}
 		if s.Failure != "" {
 			mark, c = "✗", red
+		}
+		if s.Started == nil { // nobody worked on it: it timed out
+			f.row(mark, label, s.Due, Short(s.Ended.Sub(s.Due)), f.axis.wait(s.Due, *s.Ended), c, plain)
+			break
 		}
 		f.row(mark, label, *s.Started, Short(s.Ended.Sub(*s.Started)), f.axis.bar(*s.Started, *s.Ended), c, plain)
 		f.waited(s)
@@ -214,12 +217,13 @@ func (f *waterfall) waited(s Step) {
 
 func (f *waterfall) operation(s Step, op Operation) {
 	took := time.Duration(op.Seconds * float64(time.Second))
-	mark, c := "", dim
+	label, c := "  "+op.Name+"  ", dim
 	if op.Error != "" {
-		mark, c = "✗", red
+		label, c = "✗ "+op.Name+"  ", red
 	}
+	label += fit(op.Target, max(8, stepWidth+ownerWidth-1-utf8.RuneCountInString(label)))
 	begin := between(op.Started, s.Due, *s.Ended)
-	f.row(mark, "  "+strings.TrimSpace(op.Name+" "+op.Target), begin, Short(took), f.axis.bar(begin, between(begin.Add(took), begin, *s.Ended)), c, dim)
+	f.row("", label, begin, Short(took), f.axis.bar(begin, between(begin.Add(took), begin, *s.Ended)), c, c)
 	if op.Error != "" && !strings.Contains(s.Failure, op.Error) {
 		f.text("✗", op.Error, red)
 	}

@@ -109,6 +109,12 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 			f.refuse("%v", err)
 			continue
 		}
+		if err := stranger(ctx, admin, c, name); saga.IsPermanent(err) {
+			f.refuse("%v", err)
+			continue
+		} else if err != nil {
+			return err
+		}
 		f.note("role %q: %s", name, may(role))
 		if role.CanLogin {
 			open++

@@ -184,6 +184,12 @@ func (o *Rotator) strip(ctx context.Context, r *service.Rotation, idle string, e
 		if err != nil || !role.Exists || (!role.CanLogin && role.Verifier.IsZero()) {
 			return err
 		}
+		if err := errors.Join(unfit(role), stranger(ctx, tx, r.Credential, idle)); saga.IsPermanent(err) {
+			effect.Warn(ctx, "%v; left as it is", err)
+			return nil
+		} else if err != nil {
+			return err
+		}
 		if !role.Verifier.IsZero() && !isKnown(role, envelopes) {
 			return drifted(idle, "find out who did; ALTER ROLE … NOLOGIN PASSWORD NULL when it may go")
 		}

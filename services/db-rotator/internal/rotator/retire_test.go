@@ -12,6 +12,7 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
 )
 
 func TestRetireWaitsForLaggardsAndNamesThem(t *testing.T) {
@@ -195,5 +196,24 @@ func TestEraseDoesNotTouchAStrangersPassword(t *testing.T) {
 	}
 	if !w.role("reused").Verifier.Equal(stranger) {
 		t.Error("the stranger's password was taken")
+	}
+}
+
+func TestEraseLeavesALoginThatIsNotOursAlone(t *testing.T) {
+	w := newWorld(t, "mine", inventory.Alternating)
+	_, theirs := newPassword(t)
+	w.sql("CREATE ROLE mine_b LOGIN PASSWORD '" + theirs.Reveal() + "'")
+	r := w.next(saga.Alternating)
+	if _, err := w.Stage(t.Context(), r); !saga.IsPermanent(err) {
+		t.Fatalf("stage: %v", err)
+	}
+	failed := w.rotation(r.ID, saga.Alternating, w.generation, saga.StageFailed, saga.Unstaged, saga.RolledBack)
+	for _, step := range []service.Handler{w.Unstage, w.Erase} {
+		if _, err := step(t.Context(), failed); err != nil {
+			t.Fatal(err)
+		}
+		if role := w.role("mine_b"); !role.CanLogin || !role.Verifier.Equal(theirs) {
+			t.Error("somebody else's login was taken")
+		}
 	}
 }

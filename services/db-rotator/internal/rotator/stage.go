@@ -140,6 +140,9 @@ func stage(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, envelo
 		return nil
 	case ours, !alternating && !role.CanLogin:
 		return saga.Permanentf("somebody has just refused role %q its logins: find out who", role.Name)
+	case alternating && role.Verifier.IsZero() && !role.CanLogin:
+		// As it was, or stripped since by the erase of the rotation before.
+		err = prepareIdle(ctx, tx, c, role)
 	case !role.Verifier.Equal(envelope.Before.Verifier):
 		return saga.Permanent(drifted(role.Name, "find out who did, then rotate again"))
 	case alternating:
@@ -169,18 +172,26 @@ func prepareIdle(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, 
 	if err := unfit(idle); err != nil {
 		return err
 	}
-	if idle.Name != owner.Name {
-		member, err := tx.IsMember(ctx, idle.Name, owner.Name)
-		if err != nil {
-			return err
-		}
-		if !member {
-			return saga.Permanentf("role %q exists and is no member of %q: drop it, or grant it that role and SET role", idle.Name, owner.Name)
-		}
+	if err := stranger(ctx, tx, c, idle.Name); err != nil {
+		return err
 	}
 	sessions, err := tx.Sessions(ctx, []string{idle.Name})
 	if err == nil && len(sessions) > 0 {
 		err = fmt.Errorf("login %q should be idle and is in use by %s", idle.Name, strings.Join(names(sessions), ", "))
+	}
+	return err
+}
+
+// stranger is the error for a role that has the sibling's name and is not ours.
+func stranger(ctx context.Context, of interface {
+	IsMember(ctx context.Context, role, owner string) (bool, error)
+}, c *inventory.Credential, role string) error {
+	if role == c.Role {
+		return nil
+	}
+	member, err := of.IsMember(ctx, role, c.Role)
+	if err == nil && !member {
+		err = saga.Permanentf("role %q exists and is no member of %q: drop it, or grant it that role and SET role", role, c.Role)
 	}
 	return err
 }

@@ -1,0 +1,155 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"pawl.dev/cmd/pawl/internal/render"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+func newAdopt() *cobra.Command {
+	return asking(pawlv1.Action_ACTION_ADOPT, true, &cobra.Command{
+		Use: "adopt CREDENTIAL", Short: "Take over a credential that exists, changing nothing",
+		Long: "Reads the present password from the credential's first sink, tests it on every node and sink, and records it. Changes nothing anywhere.",
+	})
+}
+
+func newRotate() *cobra.Command {
+	return asking(pawlv1.Action_ACTION_ROTATE, false, &cobra.Command{
+		Use: "rotate CREDENTIAL", Short: "Rotate a credential now",
+		Long: "Rotates a credential now. Prints the rotation's id once it is accepted; with --wait, what became of it once it has ended.",
+	})
+}
+
+func newRollback() *cobra.Command {
+	return asking(pawlv1.Action_ACTION_ROLLBACK, true, &cobra.Command{
+		Use: "rollback CREDENTIAL", Short: "Restore the predecessor while it is kept",
+	})
+}
+
+func newResume() *cobra.Command {
+	return asking(pawlv1.Action_ACTION_RESUME, false, &cobra.Command{
+		Use: "resume CREDENTIAL", Short: "Stop waiting, try the stalled step now",
+	})
+}
+
+// result is what became of a request.
+type result struct {
+	Request    string           `json:"request"`
+	Credential string           `json:"credential"`
+	Outcome    string           `json:"outcome"` // accepted, rejected; once awaited: completed, rolled-back, stalled, running
+	Reason     string           `json:"reason,omitempty"`
+	Rotation   string           `json:"rotation,omitempty"`
+	Ended      *render.Rotation `json:"ended,omitempty"`
+}
+
+// asking completes a command that requests something of a credential, and
+// waits for its end where wait says so or --wait does.
+func asking(action pawlv1.Action, wait bool, c *cobra.Command) *cobra.Command {
+	var reason string
+	c.Args = cobra.ExactArgs(1)
+	c.Flags().StringVar(&reason, "reason", "", "why, for the audit trail")
+	if action != pawlv1.Action_ACTION_RESUME {
+		c.Flags().BoolVar(&wait, "wait", wait, "wait until it has ended")
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		request := &pawlv1.Request{Action: action, Reason: reason, RequestedBy: requestedBy()}
+		if err := checkRequest(args[0], request); err != nil {
+			return err
+		}
+		_, conn, err := connect(cmd)
+		if err != nil {
+			return err
+		}
+		defer conn.NATS.Close()
+		from, err := conn.Now(cmd.Context()) // before the request, so that no note is missed
+		if err != nil {
+			return err
+		}
+		answer, err := conn.Ask(cmd.Context(), args[0], request)
+		if err != nil {
+			return err
+		}
+		r := newResult(answer)
+		switch {
+		case answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED:
+			return refused(cmd, r, r.Reason, func(io.Writer, render.Style) error { return nil })
+		case wait:
+			return await(cmd, conn, r, from)
+		case r.Reason != "":
+			say(cmd, "%s", r.Reason)
+		}
+		return output(cmd, r, func(w io.Writer, _ render.Style) error {
+			_, err := fmt.Fprintln(w, r.Rotation)
+			return err
+		})
+	}
+	return c
+}
+
+func newPlan() *cobra.Command {
+	return &cobra.Command{
+		Use: "plan CREDENTIAL", Short: "Preflight and the steps of a rotation, touching nothing", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			request := &pawlv1.Request{Action: pawlv1.Action_ACTION_PLAN, RequestedBy: requestedBy()}
+			if err := checkRequest(args[0], request); err != nil {
+				return err
+			}
+			_, conn, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer conn.NATS.Close()
+			answer, err := conn.Ask(cmd.Context(), args[0], request)
+			if err != nil {
+				return err
+			}
+			plan := render.NewPlan(answer)
+			table := func(w io.Writer, s render.Style) error { return render.PlanTable(w, plan, s) }
+			if plan.Refused {
+				return refused(cmd, plan, plan.Reason, table)
+			}
+			return output(cmd, plan, table)
+		},
+	}
+}
+
+func newResult(a *pawlv1.Answer) *result {
+	return &result{Request: a.GetRequest(), Credential: a.GetCredential(), Reason: a.GetReason(), Rotation: a.GetRotation(),
+		Outcome: strings.ToLower(strings.TrimPrefix(a.GetOutcome().String(), "OUTCOME_"))}
+}
+
+// refused prints the result, and returns the reason with its exit code.
+func refused(cmd *cobra.Command, result any, reason string, text func(io.Writer, render.Style) error) error {
+	if err := output(cmd, result, text); err != nil {
+		return err
+	}
+	return exit{exitRejected, errors.New("rejected: " + reason)}
+}
+
+// checkRequest refuses what the bus would.
+func checkRequest(credential string, r *pawlv1.Request) error {
+	if len([]rune(r.GetReason())) > 1024 {
+		return usage("--reason has %d characters: at most 1024 are kept", len([]rune(r.GetReason())))
+	}
+	return checkToken("credential", credential)
+}
+
+// requestedBy is whom the audit trail names, as claimed.
+func requestedBy() string {
+	name, host := "unknown", "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		host = h
+	}
+	return fmt.Sprintf("%.120s@%.120s", name, host)
+}

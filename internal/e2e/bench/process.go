@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"pawl.dev/cmd/pawl/embedded"
+	"pawl.dev/internal/inventory"
+)
+
+// program is what runs as `pawl up`: pawl itself, or, where its CPU is to be
+// profiled, this program, since pawl has no profiler built in.
+type program struct{ path, profile string }
+
+func (b program) build(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", b.path, "pawl.dev/cmd/pawl").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build pawl: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func profiled(file string) (b program, err error) {
+	if b.profile, err = filepath.Abs(file); err == nil {
+		b.path, err = os.Executable()
+	}
+	return b, err
+}
+
+func (b program) arguments(file string) []string {
+	if b.profile != "" {
+		return []string{"-up", file, "-cpuprofile", b.profile}
+	}
+	return []string{"up", "-c", file}
+}
+
+// profiledUp is `pawl up`, profiled from the moment it is up.
+func profiledUp(ctx context.Context, file, profile string) error {
+	inv, err := inventory.Load(file)
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(profile)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	defer pprof.StopCPUProfile()
+	var failed error
+	err = embedded.Up(ctx, embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: slog.LevelWarn, Ready: func() {
+		failed = pprof.StartCPUProfile(out)
+		fmt.Fprintln(os.Stderr, readyLine)
+	}})
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return errors.Join(err, failed)
+}
+
+// readyLine begins the line by which `pawl up` says that it is.
+const readyLine = "pawl is up"
+
+// process is a running `pawl up`.
+type process struct {
+	cmd      *exec.Cmd
+	took     time.Duration // from the start of the process to readyLine
+	warnings atomic.Int64  // lines it has logged
+	ended    chan struct{}
+	err      error // of Wait; read it after ended
+}
+
+func (b program) start(ctx context.Context, file string) (*process, error) {
+	p := &process{cmd: exec.Command(b.path, b.arguments(file)...), ended: make(chan struct{})}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start pawl: %w", err)
+	}
+	ready := make(chan time.Time, 1)
+	go func() {
+		p.follow(stderr, ready)
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
+	select {
+	case at := <-ready:
+		p.took = at.Sub(began)
+		return p, nil
+	case <-p.ended:
+		return nil, fmt.Errorf("pawl ended at start: %w", p.err)
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), p.stop())
+	}
+}
+
+// follow reads what pawl says: that it is ready, and then nothing but trouble.
+func (p *process) follow(stderr io.Reader, ready chan<- time.Time) {
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), readyLine) {
+			ready <- time.Now()
+			continue
+		}
+		p.warnings.Add(1)
+		progress("pawl: %s", lines.Text())
+	}
+	_, _ = io.Copy(io.Discard, stderr) // a line too long to scan must not block pawl
+}
+
+// stop ends the process and waits for it.
+func (p *process) stop() error {
+	select {
+	case <-p.ended:
+		return fmt.Errorf("pawl ended by itself: %w", p.err)
+	default:
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return p.err
+	case <-time.After(15 * time.Second):
+		err := p.cmd.Process.Kill()
+		<-p.ended
+		return errors.Join(errors.New("pawl did not end on SIGTERM"), err)
+	}
+}
+
+// resident is the memory of a process, in bytes.
+type resident struct{ Now, Anonymous, Peak int64 }
+
+func (p *process) resident() (m resident, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return m, err
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		into := map[string]*int64{"VmRSS": &m.Now, "RssAnon": &m.Anonymous, "VmHWM": &m.Peak}[name]
+		if into == nil {
+			continue
+		}
+		kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return m, fmt.Errorf("%s of /proc: %w", name, err)
+		}
+		*into = kilobytes << 10
+	}
+	return m, nil
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pawl.dev/internal/pgserver"
+)
+
+// report is all that was measured.
+type report struct {
+	options     options
+	environment environment
+	rounds      map[int][]round              // by number at once
+	where       map[int]map[string]breakdown // by number at once and strategy
+	counted     []counted
+	memory      *memory // nil: left out
+	warnings    int64
+	auditBehind uint64
+}
+
+// environment is what the figures depend on.
+type environment struct {
+	Date               time.Time
+	Cores              int
+	Memory             float64 // GiB
+	Postgres, Go       string
+	Commit, FileSystem string
+}
+
+func describe(ctx context.Context, server *pgserver.Server) (e environment, err error) {
+	e = environment{Date: time.Now(), Cores: runtime.NumCPU(), Go: runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH}
+	admin, err := logIn(ctx, server, server.Superuser, server.Password)
+	if err != nil {
+		return e, err
+	}
+	defer admin.Close(ctx)
+	if err := admin.QueryRow(ctx, `SELECT current_setting('server_version') || ', fsync ' || current_setting('fsync') || ', synchronous_commit ' || current_setting('synchronous_commit')`).
+		Scan(&e.Postgres); err != nil {
+		return e, err
+	}
+	var system unix.Sysinfo_t
+	if err := unix.Sysinfo(&system); err != nil {
+		return e, err
+	}
+	e.Memory = float64(system.Totalram) * float64(system.Unit) / (1 << 30)
+	var disk unix.Statfs_t
+	if err := unix.Statfs(server.Dir, &disk); err != nil {
+		return e, err
+	}
+	if e.FileSystem = "on disk"; disk.Type == unix.TMPFS_MAGIC {
+		e.FileSystem = "**in memory (tmpfs), where a sync costs nothing: set TMPDIR to a disk**"
+	}
+	e.Commit = commit(ctx)
+	return e, nil
+}
+
+// commit is the working tree's; unknown outside a repository.
+func commit(ctx context.Context) string {
+	head, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=12", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	commit := strings.TrimSpace(string(head))
+	if changed, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output(); err != nil || len(changed) > 0 {
+		commit += ", with changes that are not committed"
+	}
+	return commit
+}
+
+func (r *report) write(w io.Writer) error {
+	return document.Execute(w, map[string]any{
+		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
+		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
+		"Where": r.whereTables(), "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+	})
+}
+
+// speedRows are those of the main table.
+func (r *report) speedRows() (rows []string) {
+	for _, k := range atOnce {
+		rounds := r.rounds[k]
+		floors := func(figure func(cell) float64) float64 {
+			return medianOf(rounds, func(one round) float64 { return figure(one.floor) })
+		}
+		rows = append(rows, fmt.Sprintf("| %d | floor | %.1f | %.1f | %.1f | | | %s |", k, floors(perSecond), floors(p50), floors(p99), cpuCells(floors)))
+		for _, strategy := range strategies {
+			of := func(figure func(cell) float64) float64 {
+				return medianOf(rounds, func(one round) float64 { return figure(one.pawl[strategy]) })
+			}
+			rows = append(rows, fmt.Sprintf("| %d | Pawl, %s | %.1f | %.1f | %.1f | %.1f | %+.1f | %s |", k, strategy,
+				of(perSecond), of(p50), of(p99), r.slower(k, strategy), r.later(k, strategy), cpuCells(of)))
+		}
+	}
+	return rows
+}
+
+func cpuCells(of func(func(cell) float64) float64) string {
+	return fmt.Sprintf("%.1f | %.1f | %.1f", of(func(c cell) float64 { return c.each(c.cpu.postgres) }),
+		of(func(c cell) float64 { return c.each(c.cpu.pawl) }), of(func(c cell) float64 { return c.each(c.cpu.bench) }))
+}
+
+func perSecond(c cell) float64 { return c.perSecond }
+func p50(c cell) float64       { return c.quantile(.5) }
+func p99(c cell) float64       { return c.quantile(.99) }
+
+// slower is the floor's throughput as a multiple of Pawl's, in the same round.
+func (r *report) slower(k int, strategy string) float64 {
+	return medianOf(r.rounds[k], func(one round) float64 { return one.floor.perSecond / one.pawl[strategy].perSecond })
+}
+
+// later is by how many milliseconds Pawl's p50 exceeds the floor's, in the same round.
+func (r *report) later(k int, strategy string) float64 {
+	return medianOf(r.rounds[k], func(one round) float64 { return p50(one.pawl[strategy]) - p50(one.floor) })
+}
+
+// aim says, for each strategy, whether it is within the aims.
+func (r *report) aim() (lines []string) {
+	most := atOnce[len(atOnce)-1]
+	for _, strategy := range strategies {
+		lines = append(lines, fmt.Sprintf("%s: floor ÷ Pawl at %d is %.1f (aim: at most 2: %s); p50 at 1 is %+.1f ms from the floor's (aim: at most +25: %s).",
+			strategy, most, r.slower(most, strategy), met(r.slower(most, strategy) <= 2), r.later(1, strategy), met(r.later(1, strategy) <= 25)))
+	}
+	return lines
+}
+
+func met(is bool) string {
+	if is {
+		return "met"
+	}
+	return "**not met**"
+}
+
+// countRows has a column for each strategy.
+func (r *report) countRows() (rows []string) {
+	row := func(what string, figure func(counted) float64) {
+		line := "| " + what + " |"
+		for _, c := range r.counted {
+			line += fmt.Sprintf(" %.4g |", figure(c))
+		}
+		rows = append(rows, line)
+	}
+	row("ALTER ROLE … PASSWORD with a verifier", func(c counted) float64 { return c.per(c.asked.passwords) })
+	row("other ALTER ROLE", func(c counted) float64 { return c.per(c.asked.otherAlters) })
+	row("CREATE ROLE", func(c counted) float64 { return c.per(c.asked.creates) })
+	row("logins as the credential", func(c counted) float64 { return c.per(c.asked.logins) })
+	row("sessions opened as admin or observer", func(c counted) float64 { return c.per(c.asked.sessions) })
+	row("explicit transactions committed", func(c counted) float64 { return c.per(c.asked.commits) })
+	row("SQL statements", func(c counted) float64 { return c.per(c.asked.statements) })
+	row("round trips to PostgreSQL, logins' own left out", func(c counted) float64 { return c.per(c.asked.roundTrips) })
+	row("**JetStream messages stored (each synced)**", func(c counted) float64 { return c.per(int(c.messages())) })
+	for _, stream := range slices.Sorted(maps.Keys(r.counted[0].stored)) {
+		row("in "+stream, func(c counted) float64 { return c.per(int(c.stored[stream])) })
+	}
+	row("deliveries to durable consumers", func(c counted) float64 { return c.per(int(c.deliveries)) })
+	return rows
+}
+
+// whereTables returns the rows of each strategy's table.
+func (r *report) whereTables() map[string][]string {
+	tables := map[string][]string{}
+	low, high := atOnce[0], atOnce[len(atOnce)-1]
+	for _, strategy := range strategies {
+		one, many := r.where[low][strategy], r.where[high][strategy]
+		step, rows := "", []string(nil)
+		for _, p := range one.parts {
+			if p.ofStep {
+				step = p.name
+				q := many.find(step, "")
+				rows = append(rows, fmt.Sprintf("| **%s** | | %.1f | %.1f | %.1f | %.1f |", p.name, one.mean(p.waited), one.mean(p.took), many.mean(q.waited), many.mean(q.took)))
+				continue
+			}
+			q := many.find(step, p.name)
+			rows = append(rows, fmt.Sprintf("| · %s | %.3g | | %.1f | | %.1f |", p.name, float64(p.times)/float64(one.rotations), one.mean(p.took), many.mean(q.took)))
+		}
+		tables[strategy] = append(rows, fmt.Sprintf("| completed is heard of | | %.1f | | %.1f | |", one.mean(one.heard), many.mean(many.heard)))
+	}
+	return tables
+}
+
+var document = template.Must(template.New("report").Funcs(template.FuncMap{
+	"mb": func(bytes int64) string { return fmt.Sprintf("%.0f", float64(bytes)/1e6) },
+	"ms": func(d time.Duration) string { return fmt.Sprintf("%.0f", milliseconds(d)) },
+}).Parse(`# Rotations beside the floor
+
+| | |
+|---|---|
+| date | {{.E.Date.Format "2006-01-02 15:04 MST"}} |
+| machine | {{.E.Cores}} cores, {{printf "%.1f" .E.Memory}} GiB; everything on it: PostgreSQL, ` + "`pawl up`" + `, this client |
+| PostgreSQL | {{.E.Postgres}}, {{.E.FileSystem}} |
+| NATS | embedded, file storage, every write synced, encrypted |
+| Go | {{.E.Go}} |
+| commit | {{.E.Commit}} |
+| figures | medians of {{.Rounds}} rounds, {{.Cell}} a cell; in a round the floor's cell and Pawl's follow one another |
+
+The floor is a committed ALTER ROLE with a ready verifier over an open session, plus one SCRAM login.
+A rotation is asked for by an event and has all steps: a dotenv sink, no consumer, ` + "`drain: 0s`, `keep: 0s`" + `.
+p50 and p99 are from sending the request to hearing of completed. The predecessor is erased right after
+that, and the next request of the same credential waits for it: per second includes the erasing.
+
+| at once | | per second | p50 ms | p99 ms | floor ÷ Pawl, per second | p50 beyond the floor's, ms | CPU ms each: PostgreSQL | pawl | this client |
+|---|---|---|---|---|---|---|---|---|---|
+{{range .Speed}}{{.}}
+{{end}}
+{{range .Aim}}- {{.}}
+{{end}}- Pawl logged {{.Warnings}} warnings. The audit trail, written beside the rotations, was at most {{.AuditBehind}} messages behind at the end of a cell.
+
+## What one rotation makes
+
+Counted between Pawl and PostgreSQL, and in the streams, over {{.CountedRotations}} rotations one after the other. Both logins were there before.
+
+| per rotation |{{range .Strategies}} {{.}} |{{end}}
+|---|{{range .Strategies}}---|{{end}}
+{{range .Counted}}{{.}}
+{{end}}
+## Where the time goes
+
+Means per rotation in ms, by the events of the last round. "before" is from the event before to the start of the
+step: delivery, and reading and folding the log. "in it" ends with the event stored. For requested it begins with
+sending the request.
+{{range $strategy, $rows := .Where}}
+### {{$strategy}}
+
+| step, operation | times | 1 at once: before | in it | 16 at once: before | in it |
+|---|---|---|---|---|---|
+{{range $rows}}{{.}}
+{{end}}{{end}}{{with .M}}
+## Memory and start of ` + "`pawl up`" + ` with {{.Credentials}} credentials
+
+| | resident MB | of it anonymous | peak |
+|---|---|---|---|
+| {{$.Idle}} after the start on an empty store | {{mb .Started.Now}} | {{mb .Started.Anonymous}} | {{mb .Started.Peak}} |
+| {{$.Idle}} after {{$.Rotated}} adoptions and {{$.Rotated}} rotations | {{mb .Rotated.Now}} | {{mb .Rotated.Anonymous}} | {{mb .Rotated.Peak}} |
+| {{$.Idle}} after a new start | {{mb .Restarted.Now}} | {{mb .Restarted.Anonymous}} | {{mb .Restarted.Peak}} |
+
+Up after {{ms .FirstStart}} ms on an empty store, {{ms .Restart}} ms on the one it left.
+{{end}}`))
