@@ -30,6 +30,7 @@ type Bus struct {
 
 	mu      sync.Mutex
 	streams map[string]jetstream.Stream
+	read    map[string]Log // by credential: the newest rotation as last read
 }
 
 // Connect joins the bus and stays joined: it reconnects for ever.
@@ -62,7 +63,7 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
-	return &Bus{NATS: nc, JetStream: js, streams: map[string]jetstream.Stream{}}, nil
+	return &Bus{NATS: nc, JetStream: js, streams: map[string]jetstream.Stream{}, read: map[string]Log{}}, nil
 }
 
 // Bound limits one request to the bus. Where the server dies, its answer never

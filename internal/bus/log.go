@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -89,12 +90,42 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 	if err != nil {
 		return Log{}, err
 	}
-	log, err := b.ReadRotation(ctx, credential, rotation)
-	if err == nil && log.LastSeq() < last.Sequence {
-		err = fmt.Errorf("read the log of %s: event %d is there and cannot be found by its rotation", credential, last.Sequence)
+	log := b.remembered(credential, rotation, last.Sequence)
+	if err := b.readOn(ctx, &log, last.Sequence); err != nil {
+		return log, err
 	}
-	return log, err
+	if log.LastSeq() < last.Sequence {
+		return log, fmt.Errorf("read the log of %s: event %d is there and cannot be found by its rotation", credential, last.Sequence)
+	}
+	b.remember(log)
+	return log, nil
 }
+
+// remembered returns what this process has read of the rotation before: stored
+// events never change, so only newer ones need to be read. A log that is longer
+// than the stored one is of a store that was replaced, and is forgotten.
+func (b *Bus) remembered(credential, rotation string, last uint64) Log {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if log, ok := b.read[credential]; ok && log.Rotation == rotation && log.LastSeq() <= last {
+		log.Records = slices.Clone(log.Records)
+		return log
+	}
+	return Log{Credential: credential, Rotation: rotation}
+}
+
+func (b *Bus) remember(log Log) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.read) >= rememberedLogs {
+		clear(b.read)
+	}
+	log.Records = slices.Clone(log.Records)
+	b.read[log.Credential] = log
+}
+
+// rememberedLogs is how many logs a process keeps, a few KB each.
+const rememberedLogs = 1024
 
 // ReadRotation returns the log of one rotation, empty where there is none. Its
 // cost does not depend on how many rotations there were. (One batched
@@ -102,28 +133,35 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 // connection breaks in the middle it ends early without an error.)
 func (b *Bus) ReadRotation(ctx context.Context, credential, rotation string) (Log, error) {
 	log := Log{Credential: credential, Rotation: rotation}
+	err := b.readOn(ctx, &log, math.MaxUint64)
+	return log, err
+}
+
+// readOn reads what was stored after the log's last event, as far as until.
+func (b *Bus) readOn(ctx context.Context, log *Log, until uint64) error {
 	stream, err := b.Stream(ctx, StreamLog)
 	if err != nil {
-		return log, err
+		return err
 	}
-	filter := jetstream.WithGetMsgSubject(LogSubject(credential, rotation, "*"))
-	for seq := uint64(1); ; {
+	filter := jetstream.WithGetMsgSubject(LogSubject(log.Credential, log.Rotation, "*"))
+	for log.LastSeq() < until {
+		seq := log.LastSeq() + 1
 		once, cancel := Bound(ctx)
 		m, err := stream.GetMsg(once, seq, filter)
 		cancel()
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return log, nil
+			return nil
 		}
 		if err != nil {
-			return log, fmt.Errorf("read rotation %s of %s: %w", rotation, credential, err)
+			return fmt.Errorf("read rotation %s of %s: %w", log.Rotation, log.Credential, err)
 		}
 		record, err := decodeRecord(m.Subject, m.Header, m.Data, m.Sequence, m.Time)
 		if err != nil {
-			return log, err
+			return err
 		}
 		log.Records = append(log.Records, record)
-		seq = m.Sequence + 1
 	}
+	return nil
 }
 
 func decodeRecord(subject string, header nats.Header, body []byte, seq uint64, at time.Time) (Record, error) {

@@ -24,14 +24,16 @@ type Permissions struct {
 	Responses bool
 }
 
-// InboxPrefix of a user: nobody else may listen there. Requester keeps NATS's
-// own, so that stock clients work unconfigured.
+// InboxPrefix of a user: nobody else may listen there, but on the requester's,
+// which is NATS's own, so that stock clients work unconfigured.
 func InboxPrefix(user string) string {
-	if user == Requester || user == Operator {
-		return "_INBOX"
+	if user == Requester {
+		return stockInbox
 	}
-	return "_INBOX_" + user
+	return stockInbox + "_" + user
 }
+
+const stockInbox = "_INBOX"
 
 // PermissionsFor derives a user's rights from the saga table: a service may
 // publish the events it owns, and read the log, and its own envelopes.
@@ -53,7 +55,7 @@ func PermissionsFor(user string) Permissions {
 			// Ordered consumers of what holds no secret, for `watch` and `history`.
 			"$JS.API.CONSUMER.CREATE." + StreamLog + ".>", "$JS.API.CONSUMER.CREATE." + StreamNote + ".>", "$JS.API.CONSUMER.CREATE." + StreamAnswer + ".>", "$JS.API.CONSUMER.CREATE." + StreamAudit + ".>",
 			"$JS.API.CONSUMER.MSG.NEXT.*.>", "$JS.API.CONSUMER.INFO.*.>", "$JS.API.CONSUMER.DELETE.*.>", "$JS.API.STREAM.LIST", "$JS.API.INFO"}
-		p.Subscribe = append(p.Subscribe, "pawl.answer.*", "pawl.rotation.>", "pawl.note.*")
+		p.Subscribe = append(p.Subscribe, stockInbox+".>", "pawl.answer.*", "pawl.rotation.>", "pawl.note.*") // a stock client may be the operator's
 		read(StreamLog, StreamNote, StreamAnswer, StreamAudit, StreamTimer, StreamDead)
 		return p
 	}

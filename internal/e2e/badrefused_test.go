@@ -161,6 +161,12 @@ func roleFaults() []fault {
 	return []fault{
 		{name: "superuser", says: []string{"primary", `role "superuser" is a superuser: applications must not use one`}, spoil: alter("SUPERUSER"), mend: alter("NOSUPERUSER")},
 		{name: "no-login", says: []string{"primary", `no login of "no_login" may log in`}, spoil: alter("NOLOGIN"), mend: alter("LOGIN")},
+		{name: "sibling-is-a-stranger", says: []string{"primary", `role "sibling_is_a_stranger_b" exists and is no member of "sibling_is_a_stranger": drop it`},
+			adjust: func(c *site.Credential) { c.Strategy = "alternating" },
+			spoil: func(t *testing.T, h *house, c string) {
+				h.exec(t, c, "CREATE ROLE sibling_is_a_stranger_b LOGIN PASSWORD 'theirs'")
+			},
+			mend: func(t *testing.T, h *house, c string) { h.exec(t, c, "DROP ROLE sibling_is_a_stranger_b") }},
 		{name: "no-role", says: []string{"primary", `role "no_role" does not exist`},
 			spoil: func(t *testing.T, h *house, c string) {
 				verifier = h.verifier(t, c)

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
@@ -160,15 +162,13 @@ func drifted(name, fix string) error {
 func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 	public := *c
 	public.Verifier, public.Before = secret.String{}, sealed.Login{}
+	var all errgroup.Group // each is a synced write, and they need not wait for one another
 	for _, recipient := range sealed.Recipients {
-		if recipient == saga.DBRotator {
-			continue
-		}
-		if err := o.seal(ctx, recipient, &public); err != nil {
-			return err
+		if recipient != saga.DBRotator {
+			all.Go(func() error { return o.seal(ctx, recipient, &public) })
 		}
 	}
-	return nil
+	return all.Wait()
 }
 
 func (o *Rotator) seal(ctx context.Context, recipient string, c *sealed.Credential) error {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -36,7 +37,7 @@ type Clerk struct {
 
 // New returns a clerk.
 func New(d service.Dependencies) *Clerk {
-	return &Clerk{d: d, replies: &replies{waiting: map[string][]string{}}}
+	return &Clerk{d: d, replies: &replies{waiting: map[string][]string{}, given: map[string]*nats.Msg{}}}
 }
 
 // Run answers requests until ctx ends.
@@ -140,15 +141,21 @@ func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 // read decodes the request; what cannot be decoded is kept on pawl.dead.
 func (c *Clerk) read(ctx context.Context, q *request) error {
 	err := bus.Decode(q.message.Headers(), q.message.Data(), q.body)
-	if err == nil && !bus.ValidToken(q.credential) {
+	switch {
+	case err != nil:
+	case len(q.body.ProtoReflect().GetUnknown()) > 0: // stray text can be protobuf, too
+		err = errors.New("not a Request: it has protobuf fields that this version does not know")
+	case q.body.GetNotBefore() != nil && q.body.GetNotBefore().CheckValid() != nil:
+		err = errors.New("not a valid Request: not_before: must be a time from the year 1 to 9999")
+	case !bus.ValidToken(q.credential):
 		err = errors.New("the credential in the subject must match [a-z0-9-]{1,64}")
-	}
-	if q.body.GetAction() == pawlv1.Action_ACTION_UNSPECIFIED {
+	case q.body.GetAction() == pawlv1.Action_ACTION_UNSPECIFIED:
 		q.body.Action = pawlv1.Action_ACTION_ROTATE
 	}
 	if err == nil {
 		return nil
 	}
+	q.body.Action = pawlv1.Action_ACTION_UNSPECIFIED // it becomes a metric's label
 	dead := &pawlv1.Note{Kind: "undecodable", Text: err.Error(), Credential: q.credential}
 	if stored := c.d.Bus.Publish(ctx, bus.DeadSubject(saga.Scheduler), dead, telemetry.Inject(ctx)); stored != nil {
 		c.d.Log.Warn("dead request not stored", "request", q.id, "error", stored)

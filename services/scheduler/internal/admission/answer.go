@@ -139,38 +139,56 @@ func authenticatedAs(m jetstream.Msg) string { return m.Headers().Get("Nats-Requ
 
 // replies remembers reply subjects, which JetStream does not store, and
 // forwards the answer. Each replica sees all answers, and sends those for
-// which it holds a reply subject.
+// which it holds a reply subject. A request with an id of its own may come
+// again, and is one request: each time it comes it gets the same answer.
 type replies struct {
 	mu      sync.Mutex
-	waiting map[string][]string // digest of the request to reply subjects, oldest first
+	waiting map[string][]string  // digest of the request to reply subjects, oldest first
+	given   map[string]*nats.Msg // digest of a request with an id to its answer
 }
 
-const digestHeader = "Pawl-Request-Digest"
+const (
+	digestHeader = "Pawl-Request-Digest"
+	identified   = "id-" // begins the digest of a request with an id
+)
+
+// remembered is how long the server remembers a message id, and the permission
+// to answer.
+const remembered = 2 * time.Minute
 
 func digest(subject string, header nats.Header, body []byte) string {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%s\n%s\n", subject, header.Get(jetstream.MsgIDHeader))
+	id := header.Get(jetstream.MsgIDHeader)
+	fmt.Fprintf(sum, "%s\n%s\n", subject, id)
 	sum.Write(body)
-	return hex.EncodeToString(sum.Sum(nil))
+	key := hex.EncodeToString(sum.Sum(nil))
+	if id != "" {
+		key = identified + key
+	}
+	return key
 }
 
 func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
+	send := func(reply string, answer *nats.Msg) {
+		_ = b.NATS.PublishMsg(&nats.Msg{Subject: reply, Header: answer.Header, Data: answer.Data}) // the stored answer remains
+	}
 	asked, err := b.NATS.QueueSubscribe("pawl.request.*", saga.Scheduler, func(m *nats.Msg) {
 		if m.Reply == "" {
 			return
 		}
 		key := digest(m.Subject, m.Header, m.Data)
-		r.mu.Lock()
-		r.waiting[key] = append(r.waiting[key], m.Reply)
-		r.mu.Unlock()
-		time.AfterFunc(2*time.Minute, func() { r.take(key, m.Reply) }) // the server forgets the permission then, too
+		if answer := r.wait(key, m.Reply); answer != nil {
+			send(m.Reply, answer)
+			return
+		}
+		time.AfterFunc(remembered, func() { r.forget(key, m.Reply) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("requests: %w", err)
 	}
 	answered, err := b.NATS.Subscribe("pawl.answer.*", func(m *nats.Msg) {
-		if reply, ok := r.take(m.Header.Get(digestHeader), ""); ok {
-			_ = b.NATS.PublishMsg(&nats.Msg{Subject: reply, Header: m.Header, Data: m.Data}) // the stored answer remains
+		for _, reply := range r.take(m.Header.Get(digestHeader), m) {
+			send(reply, m)
 		}
 	})
 	if err != nil {
@@ -180,23 +198,51 @@ func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
 	return func() { _, _ = asked.Unsubscribe(), answered.Unsubscribe() }, nil
 }
 
-// take removes and returns the oldest reply subject of a request, or that one.
-func (r *replies) take(key, reply string) (string, bool) {
+// wait adds a reply subject, unless the answer is there already.
+func (r *replies) wait(key, reply string) (answer *nats.Msg) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	queue := r.waiting[key]
-	i := 0
-	if reply != "" {
-		i = slices.Index(queue, reply)
+	if answer = r.given[key]; answer == nil {
+		r.waiting[key] = append(r.waiting[key], reply)
 	}
-	if i < 0 || i >= len(queue) {
-		return "", false
+	return answer
+}
+
+// take removes and returns the reply subjects that an answer is for: all of a
+// request with an id, else the oldest, since two alike are two requests.
+func (r *replies) take(key string, answer *nats.Msg) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := min(1, len(r.waiting[key]))
+	if strings.HasPrefix(key, identified) {
+		n = len(r.waiting[key])
+		r.given[key] = answer
+		time.AfterFunc(remembered, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.given[key] == answer {
+				delete(r.given, key)
+			}
+		})
 	}
-	reply = queue[i]
-	if r.waiting[key] = slices.Delete(queue, i, i+1); len(r.waiting[key]) == 0 {
+	taken := slices.Clone(r.waiting[key][:n])
+	r.keep(key, r.waiting[key][n:])
+	return taken
+}
+
+// forget removes a reply subject that waits no longer.
+func (r *replies) forget(key, reply string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := slices.Index(r.waiting[key], reply); i >= 0 {
+		r.keep(key, slices.Delete(r.waiting[key], i, i+1))
+	}
+}
+
+func (r *replies) keep(key string, waiting []string) {
+	if r.waiting[key] = waiting; len(waiting) == 0 {
 		delete(r.waiting, key)
 	}
-	return reply, true
 }
 
 func sorted(names []string) []string { slices.Sort(names); return names }
