@@ -158,19 +158,6 @@ func (j *journal) warnings() string {
 	return fmt.Sprintf("%d warnings, the last:\n%s", len(told), strings.Join(told[max(0, len(told)-30):], ""))
 }
 
-// await returns once Pawl has logged a line with all of the words.
-func (j *journal) await(t *testing.T, words ...string) {
-	t.Helper()
-	eventually(t, "a log line with "+strings.Join(words, ", "), func(context.Context) bool {
-		for line := range strings.Lines(j.String()) {
-			if holdsAll(line, words) {
-				return true
-			}
-		}
-		return false
-	})
-}
-
 func holdsAll(text string, words []string) bool {
 	return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
 }

@@ -34,6 +34,10 @@ func NewAdmin(node inventory.Node, account inventory.Account) (*Admin, error) {
 		return nil, target.invalid(err)
 	}
 	target.fill(config.ConnConfig)
+	// Parsing and planning the catalogue queries costs the server more than
+	// running them. What holds a verifier never comes this way: see Tx.exec.
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	config.ConnConfig.StatementCacheCapacity = 64
 	a := &Admin{Node: node.Name, account: account}
 	config.MaxConns = maxSessions
 	config.MaxConnIdleTime = 5 * time.Minute

@@ -157,7 +157,7 @@ func (tx *Tx) alter(ctx context.Context, name, what string) error {
 }
 
 func (tx *Tx) exec(ctx context.Context, sql string) error {
-	_, err := tx.conn.Exec(ctx, sql)
+	_, err := tx.conn.Exec(ctx, sql, pgx.QueryExecModeExec) // never prepared, never kept
 	return tx.admin.named(err)
 }
 

@@ -677,7 +677,8 @@ type Requested struct {
 	Request     string `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	Reason      string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	RequestedBy string `protobuf:"bytes,5,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
-	// The NATS user that published the request, where the server told.
+	// The NATS user that published the request, where the server vouches for it;
+	// empty in this version.
 	AuthenticatedAs string `protobuf:"bytes,6,opt,name=authenticated_as,json=authenticatedAs,proto3" json:"authenticated_as,omitempty"`
 	// Pawl's counter for this credential: one more than the newest rotation's,
 	// however that one ended. It is the fencing token in the database.

@@ -221,8 +221,7 @@ func (c *Clerk) begin(ctx context.Context, q *request, begin *pawlv1.Requested, 
 func (c *Clerk) prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requested, *pawlv1.Answer, error) {
 	begin := &pawlv1.Requested{
 		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
-		AuthenticatedAs: authenticatedAs(q.message),
-		Drain:           durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
+		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
 		Generation: 1, Flow: known.Strategy,
 	}
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT

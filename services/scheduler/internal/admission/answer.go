@@ -98,10 +98,16 @@ func (c *Clerk) answer(ctx context.Context, q *request, a *pawlv1.Answer) error 
 		return err
 	}
 	c.d.Metrics.Answered(action, outcome)
+	if _, began := begins[q.body.GetAction()]; began && a.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED {
+		return nil // requested is the record
+	}
 	c.d.Note(ctx, &pawlv1.Note{Kind: "request " + outcome, Credential: q.credential, Rotation: a.GetRotation(), Actor: q.body.GetRequestedBy(),
 		Text: strings.TrimSpace(action + " " + q.id + " " + a.GetReason())})
 	return nil
 }
+
+// begins are the actions that start a rotation.
+var begins = map[pawlv1.Action]struct{}{pawlv1.Action_ACTION_ROTATE: {}, pawlv1.Action_ACTION_ADOPT: {}, pawlv1.Action_ACTION_ROLLBACK: {}}
 
 // refusals joins what preflight refused, empty for nothing.
 func refusals(checks []*pawlv1.Check, missing error) string {
@@ -132,10 +138,6 @@ func rotationID(at time.Time, seq uint64) string {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, seq), uint64(at.UnixNano())))
 	return at.UTC().Format("20060102-150405-") + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:5])
 }
-
-// authenticatedAs is the NATS user behind the request, where the server tells:
-// it does when clients reach the services through an account import.
-func authenticatedAs(m jetstream.Msg) string { return m.Headers().Get("Nats-Request-Info") }
 
 // replies remembers reply subjects, which JetStream does not store, and
 // forwards the answer. Each replica sees all answers, and sends those for

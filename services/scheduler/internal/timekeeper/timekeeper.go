@@ -34,18 +34,23 @@ const (
 
 // Clock arms and hears timers.
 type Clock struct {
-	d       service.Dependencies
-	mu      sync.Mutex
-	newest  map[string]uint64    // by credential: the newest event seen, to spare folds
-	stalled map[string]stall     // by credential: what was said to be stalled
-	since   map[string]time.Time // by credential: when the current one was made or adopted
+	d        service.Dependencies
+	mu       sync.Mutex
+	settling map[string]settling  // by credential: the newest event seen
+	stalled  map[string]stall     // by credential: what was said to be stalled
+	since    map[string]time.Time // by credential: when the current one was made or adopted
+}
+
+type settling struct {
+	seq   uint64
+	timer *time.Timer
 }
 
 type stall struct{ rotation, step string }
 
 // New returns a clock.
 func New(d service.Dependencies) *Clock {
-	return &Clock{d: d, newest: map[string]uint64{}, stalled: map[string]stall{}, since: map[string]time.Time{}}
+	return &Clock{d: d, settling: map[string]settling{}, stalled: map[string]stall{}, since: map[string]time.Time{}}
 }
 
 // Run keeps time until ctx ends.
@@ -103,7 +108,8 @@ func (c *Clock) settle(ctx context.Context, m jetstream.Msg, handle func(context
 	}
 }
 
-// event arms a timer for an event that has stayed the newest.
+// event arms a timer for an event once it has stayed the newest. Where this
+// process dies before, the sweep makes up for it.
 func (c *Clock) event(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata) (time.Duration, error) {
 	credential, _, _, err := bus.ParseLogSubject(m.Subject())
 	if err != nil {
@@ -111,38 +117,42 @@ func (c *Clock) event(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgM
 	}
 	seq := meta.Sequence.Stream
 	c.mu.Lock()
-	c.newest[credential] = max(c.newest[credential], seq)
-	newest := c.newest[credential]
-	c.mu.Unlock()
-	if newest > seq {
+	defer c.mu.Unlock()
+	now := c.settling[credential]
+	if now.seq > seq {
 		return 0, nil
 	}
-	if age := time.Since(meta.Timestamp); age < settle {
-		return settle - age + 10*time.Millisecond, nil
+	if now.timer != nil {
+		now.timer.Stop()
 	}
-	return c.arm(ctx, credential, seq)
+	c.settling[credential] = settling{seq, time.AfterFunc(settle, func() {
+		if err := c.arm(ctx, credential, seq); err != nil && ctx.Err() == nil {
+			c.d.Log.Warn("timer not armed; the sweep does it within a minute", "credential", credential, "error", err)
+		}
+	})}
+	return 0, nil
 }
 
 // arm sets the timer of the step that is due, if trigger is still the newest event.
-func (c *Clock) arm(ctx context.Context, credential string, trigger uint64) (time.Duration, error) {
+func (c *Clock) arm(ctx context.Context, credential string, trigger uint64) error {
 	log, state, err := c.read(ctx, credential)
-	if err != nil || log.LastSeq() < trigger {
-		return 50 * time.Millisecond, err
+	if err != nil {
+		return err
 	}
 	c.note(ctx, credential, log, state)
 	step := state.Next()
-	if step == nil || log.LastSeq() > trigger {
-		return 0, nil
+	if step == nil || log.LastSeq() != trigger {
+		return nil
 	}
 	begin := log.Records[0].Body.GetRequested()
 	due := state.Due(step, begin.GetKeep().AsDuration())
 	wake := &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq()}
 	if step.Waits == saga.ForKeep {
 		if err := c.schedule(ctx, bus.ArmSubject("wake", credential), bus.WakeSubject(step.Owner, credential), due, wake, log); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	return 0, c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(service.Limit(step, begin)), wake, log)
+	return c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(service.Limit(step, begin)), wake, log)
 }
 
 func (c *Clock) schedule(ctx context.Context, arm, target string, at time.Time, wake *pawlv1.Wake, log bus.Log) error {
@@ -240,7 +250,7 @@ func (c *Clock) sweepOne(ctx context.Context, credential string) error {
 		return err
 	}
 	step := state.Next()
-	if _, err := c.arm(ctx, credential, log.LastSeq()); err != nil {
+	if err := c.arm(ctx, credential, log.LastSeq()); err != nil {
 		return err
 	}
 	if time.Now().Before(state.Due(step, log.Records[0].Body.GetRequested().GetKeep().AsDuration())) {

@@ -436,7 +436,7 @@ func TestMountsThatCannotBeReplacedAreRefused(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	s, path := kinds[0].fresh(t)
+	_, path := kinds[0].fresh(t)
 	inside := filepath.Join(t.TempDir(), "inside")
 	put(t, inside, kinds[0].content)
 	if err := unix.Mount(path, inside, "", unix.MS_BIND, ""); err != nil {
@@ -464,7 +464,7 @@ func TestMountsThatCannotBeReplacedAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unmount(t, dir)
-	s = kinds[0].at(path)
+	s := kinds[0].at(path)
 	if _, err := s.Write(t.Context(), login(1), open); !IsRefusal(err) || !errors.Is(err, unix.EROFS) {
 		t.Errorf("read-only mount: %v", err)
 	}

@@ -125,10 +125,27 @@ func attributes(f *os.File) (map[string][]byte, error) {
 // tracked reports whether git tracks the file. Without git, or an answer in
 // time, it says no: this is for a warning alone.
 func tracked(ctx context.Context, path string) bool {
+	if !inWorkTree(filepath.Dir(path)) {
+		return false // the usual case, without starting a process
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	// A repository may name a program as its file system monitor: not run here.
 	cmd := exec.CommandContext(ctx, "git", "-c", "core.fsmonitor=false", "-C", filepath.Dir(path), "ls-files", "--error-unmatch", "--", filepath.Base(path))
 	cmd.WaitDelay = time.Second
 	return cmd.Run() == nil
+}
+
+// inWorkTree reports whether the directory or one above it holds a .git.
+func inWorkTree(dir string) bool {
+	for {
+		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
+			return true
+		}
+		above := filepath.Dir(dir)
+		if above == dir {
+			return false
+		}
+		dir = above
+	}
 }
