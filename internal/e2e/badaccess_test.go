@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
 )
@@ -15,6 +17,7 @@ func (h *house) requesterMayOnlyAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer requester.NATS.Close()
+	requester.NATS.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // asked for below
 	denied := func(what, subject string, do func() error) {
 		t.Helper()
 		if err := do(); err != nil {

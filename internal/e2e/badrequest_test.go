@@ -224,24 +224,25 @@ func (h *house) sentTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.NATS.Close()
-	inbox := client.NATS.NewRespInbox()
-	replies, err := client.NATS.SubscribeSync(inbox)
-	if err != nil {
-		t.Fatal(err)
-	}
 	release := hold(t, filepath.Dir(h.site.Env("twice")))
 	defer release()
-	request := &nats.Msg{Subject: "pawl.request.twice", Reply: inbox, Header: nats.Header{jetstream.MsgIDHeader: {"e2e-twice"}}}
-	var answers []*pawlv1.Answer
+	var replies []*nats.Subscription
 	for range 2 {
+		inbox := client.NATS.NewInbox()
+		reply, err := client.NATS.SubscribeSync(inbox)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replies = append(replies, reply)
+		request := &nats.Msg{Subject: "pawl.request.twice", Reply: inbox, Header: nats.Header{jetstream.MsgIDHeader: {"e2e-twice"}}}
 		if err := client.NATS.PublishMsg(request); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// Two acknowledgements by the stream, and the answer to each sending.
-	acks, duplicates := 0, 0
-	for range 4 {
-		m, err := replies.NextMsg(patience)
+	// To each, the stream's acknowledgement and the answer.
+	acks, duplicates, answers := 0, 0, []*pawlv1.Answer{}
+	for i := range 4 {
+		m, err := replies[i/2].NextMsg(patience)
 		if err != nil {
 			t.Fatalf("after %d acknowledgements (%d of duplicates) and %d answers: %v", acks, duplicates, len(answers), err)
 		}

@@ -256,15 +256,24 @@ func AnchorContext(ctx context.Context, log bus.Log, state saga.State) context.C
 
 // waiting notes, once per change, whom a step waits for.
 func (l *loop) waiting(ctx context.Context, r *Rotation, w *saga.NotYet) {
-	if l.lastWait.same(r.ID+r.Step.Name, w.Why+strings.Join(w.Laggards, ",")) {
+	if l.lastWait.same(r.ID+r.Step.Name, w.Why+strings.Join(w.Laggards, ",")+past(r.Deadline)) {
 		return
 	}
 	l.deps.Note(ctx, &pawlv1.Note{Kind: "waiting", Credential: l.credentialOf(r), Rotation: r.ID, Step: r.Step.Name, Text: w.Why, Laggards: w.Laggards})
 }
 
+// past changes once the deadline is over, so that who or what is in the way is
+// said again after the scheduler's note that the step is stalled.
+func past(deadline time.Time) string {
+	if time.Now().After(deadline) {
+		return " (late)"
+	}
+	return ""
+}
+
 // retrying notes, once per change, what a step that may not fail fails on.
 func (l *loop) retrying(ctx context.Context, r *Rotation, meta *jetstream.MsgMetadata, err error) {
-	if meta.NumDelivered < 3 || l.lastWait.same(r.ID+r.Step.Name, err.Error()) {
+	if meta.NumDelivered < 3 || l.lastWait.same(r.ID+r.Step.Name, err.Error()+past(r.Deadline)) {
 		return
 	}
 	l.deps.Note(ctx, &pawlv1.Note{Kind: "retrying", Credential: l.credentialOf(r), Rotation: r.ID, Step: r.Step.Name, Text: err.Error()})
