@@ -20,8 +20,6 @@ var Users = slices.Concat(saga.Services, []string{Requester, Operator, Provision
 type Permissions struct {
 	Publish   []string
 	Subscribe []string
-	// Responses: may answer on the reply subject of what it receives.
-	Responses bool
 }
 
 // InboxPrefix of a user: nobody else may listen there, but on the requester's,
@@ -70,7 +68,9 @@ func PermissionsFor(user string) Permissions {
 	}
 	p.Publish = append(p.Publish, NoteSubject(user), DeadSubject(user))
 	p.Subscribe = append(p.Subscribe, CheckSubject(user, "*"), ExamineSubject(user, "*"))
-	p.Responses = true
+	// Answers go to the inbox of whoever asked. (The server can grant that per
+	// message instead, but then refused an answer now and then.)
+	p.Publish = append(p.Publish, InboxPrefix(saga.Scheduler)+".>", InboxPrefix(Operator)+".>")
 	read(StreamLog)
 	for _, recipient := range []string{saga.DBRotator, saga.SecretPublisher, saga.Verifier} {
 		if recipient == user {
@@ -81,7 +81,7 @@ func PermissionsFor(user string) Permissions {
 	case saga.DBRotator:
 		p.Publish = append(p.Publish, "pawl.sealed.*.*.*", "$JS.API.STREAM.PURGE."+StreamSealed)
 	case saga.Scheduler:
-		p.Publish = append(p.Publish, "pawl.answer.*", "pawl.timer.>", "pawl.check.*.*")
+		p.Publish = append(p.Publish, "pawl.answer.*", "pawl.timer.>", "pawl.check.*.*", stockInbox+".>")
 		p.Subscribe = append(p.Subscribe, "pawl.request.*", "pawl.answer.*")
 	case saga.Auditor:
 		p.Publish = append(p.Publish, "pawl.audit.>")

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -119,13 +118,18 @@ func (h *house) up(t *testing.T) {
 	t.Cleanup(h.streams.NATS.Close)
 }
 
-func (h *house) restart(t *testing.T) {
+func (h *house) stop(t *testing.T) {
 	t.Helper()
 	h.client.NATS.Close()
 	h.streams.NATS.Close()
 	if err := h.down(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (h *house) restart(t *testing.T) {
+	t.Helper()
+	h.stop(t)
 	h.up(t)
 }
 
@@ -156,6 +160,19 @@ func (j *journal) warnings() string {
 		}
 	}
 	return fmt.Sprintf("%d warnings, the last:\n%s", len(told), strings.Join(told[max(0, len(told)-30):], ""))
+}
+
+// await returns once Pawl has logged a line with all of the words.
+func (j *journal) await(t *testing.T, words ...string) {
+	t.Helper()
+	eventually(t, "a log line with "+strings.Join(words, ", "), func(context.Context) bool {
+		for line := range strings.Lines(j.String()) {
+			if holdsAll(line, words) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func holdsAll(text string, words []string) bool {
@@ -322,16 +339,6 @@ func (h *house) ask(t *testing.T, credential string, action pawlv1.Action) *pawl
 	defer cancel()
 	answer, err := h.client.Ask(ctx, credential, action)
 	if err != nil {
-		c, e2 := h.streams.JetStream.Consumer(context.Background(), bus.StreamRequest, bus.ConsumerRequests)
-		if e2 == nil {
-			info, _ := c.Info(context.Background())
-			t.Logf("DEBUG consumer %+v", info)
-			st, _ := h.streams.JetStream.Stream(context.Background(), bus.StreamRequest)
-			si, _ := st.Info(context.Background(), jetstream.WithSubjectFilter(">"))
-			t.Logf("DEBUG stream %+v", si.State)
-		}
-		buf := make([]byte, 1<<20)
-		os.WriteFile("/tmp/badin/stacks-"+credential, buf[:runtime.Stack(buf, true)], 0o600)
 		t.Fatal(err)
 	}
 	return answer

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"path/filepath"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,7 +33,7 @@ type asked struct {
 // send publishes a request as any client would: as a message and no more.
 func (h *house) send(t *testing.T, credential string, body []byte) asked {
 	t.Helper()
-	a := asked{id: "e2e-" + strings.ToLower(nuid.Next())}
+	a := asked{id: "e2e-" + strings.ToLower(rand.Text())}
 	var err error
 	if a.answers, err = h.client.NATS.SubscribeSync(bus.AnswerSubject(a.id)); err != nil {
 		t.Fatal(err)

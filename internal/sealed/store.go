@@ -26,6 +26,9 @@ func Subject(credential, rotation, recipient string) string {
 // ErrNotFound is returned for an envelope that was never written, or erased.
 var ErrNotFound = errors.New("no sealed credential")
 
+// ErrWrongKey is returned for an envelope that was sealed to another key.
+var ErrWrongKey = errors.New("cannot be opened with this key")
+
 // Store reads and writes envelopes as one recipient.
 type Store struct {
 	bus  *bus.Bus
@@ -162,7 +165,7 @@ func (k *Keys) open(box []byte) ([]byte, error) {
 	}
 	r, err := age.Decrypt(bytes.NewReader(box), k.identity)
 	if err != nil {
-		return nil, errors.New("cannot be opened with this key")
+		return nil, ErrWrongKey
 	}
 	return io.ReadAll(r)
 }

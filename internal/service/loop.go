@@ -177,6 +177,12 @@ func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
 	} else {
 		findings.Checks = []*pawlv1.Check{{Target: name, Finding: "not in this service's pawl.yaml", Refused: true}}
 	}
+	if basis := string(m.Data); l.deps.Sealed != nil && bus.ValidToken(basis) {
+		if _, err := l.deps.Sealed.Open(ctx, name, basis); err != nil {
+			findings.Checks = append(findings.Checks, &pawlv1.Check{Target: "sealed credential", Refused: true,
+				Finding: fmt.Sprintf("%v: put the right key back, or run `pawl adopt %s`", err, name)})
+		}
+	}
 	for _, c := range findings.Checks {
 		c.Service = l.service.Name
 	}
@@ -202,11 +208,12 @@ const checkTimeout = 15 * time.Second
 
 // Ask puts a preflight or doctor's question to a service and returns its
 // findings, each naming the service. No service listening is
-// nats.ErrNoResponders.
-func Ask(ctx context.Context, b *bus.Bus, subject string) ([]*pawlv1.Check, error) {
+// nats.ErrNoResponders. Where basis names a rotation, the service also tries
+// whether it can open what is sealed under that.
+func Ask(ctx context.Context, b *bus.Bus, subject, basis string) ([]*pawlv1.Check, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	answer, err := b.NATS.RequestWithContext(ctx, subject, nil)
+	answer, err := b.NATS.RequestWithContext(ctx, subject, []byte(basis))
 	if err != nil {
 		return nil, err
 	}
@@ -220,9 +227,10 @@ func Ask(ctx context.Context, b *bus.Bus, subject string) ([]*pawlv1.Check, erro
 // Checked are the services that preflight asks.
 var Checked = []string{saga.DBRotator, saga.SecretPublisher, saga.Restarter, saga.Verifier}
 
-// Preflight asks every service that will take part. unanswered names those
-// that did not.
-func Preflight(ctx context.Context, b *bus.Bus, credential string) (found []*pawlv1.Check, unanswered error) {
+// Preflight asks every service that will take part; basis is the rotation that
+// the next one starts from, empty for an adoption. unanswered names those that
+// did not.
+func Preflight(ctx context.Context, b *bus.Bus, credential, basis string) (found []*pawlv1.Check, unanswered error) {
 	type result struct {
 		checks []*pawlv1.Check
 		err    error
@@ -231,7 +239,7 @@ func Preflight(ctx context.Context, b *bus.Bus, credential string) (found []*paw
 	var wait sync.WaitGroup
 	for i, service := range Checked {
 		wait.Go(func() {
-			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential))
+			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential), basis)
 			if err != nil {
 				err = fmt.Errorf("%s does not answer: %w", service, err)
 			}

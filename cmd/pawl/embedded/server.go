@@ -159,9 +159,6 @@ func natsUsers(inv *inventory.Inventory, account *server.Account) ([]*server.Nke
 			Publish:   &server.SubjectPermission{Allow: p.Publish},
 			Subscribe: &server.SubjectPermission{Allow: p.Subscribe},
 		}
-		if p.Responses {
-			permissions.Response = &server.ResponsePermission{MaxMsgs: 2, Expires: 2 * time.Minute}
-		}
 		users = append(users, &server.NkeyUser{Nkey: public, Account: account, Permissions: permissions})
 	}
 	return users, nil

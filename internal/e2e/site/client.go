@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"pawl.dev/internal/bus"
@@ -39,7 +39,7 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 	if err != nil {
 		return nil, err
 	}
-	id := "e2e-" + strings.ToLower(nuid.Next())
+	id := "e2e-" + strings.ToLower(rand.Text())
 	answers, err := c.NATS.SubscribeSync(bus.AnswerSubject(id))
 	if err != nil {
 		return nil, err

@@ -143,13 +143,16 @@ func may(role postgres.Role) string {
 // rotation's password it carries. Refused marks what disagrees with every
 // sealed credential.
 func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	envelopes, err := o.known(ctx, c.Name)
+	f := &findings{node: "sealed credentials"}
+	envelopes, closed, err := o.known(ctx, c.Name)
 	if err != nil {
-		f := &findings{node: "sealed credentials"}
 		f.refuse("%v", err)
 		return f.checks
 	}
-	var checks []*pawlv1.Check
+	if len(closed) > 0 {
+		f.refuse("those of %s cannot be opened with the key that is here", strings.Join(closed, ", "))
+	}
+	checks := f.checks
 	for _, node := range c.Nodes {
 		f := &findings{node: node.Name}
 		if err := o.examineNode(ctx, f, c, node, envelopes); err != nil {

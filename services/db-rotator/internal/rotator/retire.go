@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"pawl.dev/internal/effect"
@@ -148,7 +149,7 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 			current, user = r.Requested().GetBasis(), r.Requested().GetBasisUser()
 		}
 	}
-	envelopes, err := o.known(ctx, c.Name)
+	envelopes, closed, err := o.known(ctx, c.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -160,12 +161,15 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err := r.StillDue(ctx); err != nil {
 		return nil, err
 	}
+	// A later rotation's is not ours to delete. Ids sort by time.
+	old := slices.DeleteFunc(closed, func(rotation string) bool { return rotation == current || rotation > r.ID })
 	for _, e := range envelopes {
-		// A later rotation's is not ours to delete.
-		if e.Rotation == current || e.Generation > r.Requested().GetGeneration() {
-			continue
+		if e.Rotation != current && e.Generation <= r.Requested().GetGeneration() {
+			old = append(old, e.Rotation)
 		}
-		err := effect.Do(ctx, "erase envelopes", c.Name, func(ctx context.Context) error { return o.envelopes.Erase(ctx, c.Name, e.Rotation) })
+	}
+	for _, rotation := range old {
+		err := effect.Do(ctx, "erase envelopes", c.Name, func(ctx context.Context) error { return o.envelopes.Erase(ctx, c.Name, rotation) })
 		if err != nil {
 			return nil, err
 		}
@@ -202,24 +206,28 @@ func (o *Rotator) strip(ctx context.Context, r *service.Rotation, idle string, e
 	return err
 }
 
-// known opens every envelope of the credential.
-func (o *Rotator) known(ctx context.Context, credential string) ([]*sealed.Credential, error) {
+// known opens every envelope of the credential. Those of closed were sealed to
+// a key that is lost.
+func (o *Rotator) known(ctx context.Context, credential string) (known []*sealed.Credential, closed []string, err error) {
 	rotations, err := o.envelopes.Rotations(ctx, credential)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var known []*sealed.Credential
 	for _, rotation := range rotations {
 		envelope, err := o.envelopes.Open(ctx, credential, rotation)
 		if errors.Is(err, sealed.ErrNotFound) {
 			continue // erased since
 		}
+		if errors.Is(err, sealed.ErrWrongKey) {
+			closed = append(closed, rotation)
+			continue
+		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		known = append(known, envelope)
 	}
-	return known, nil
+	return known, closed, nil
 }
 
 func isKnown(role postgres.Role, envelopes []*sealed.Credential) bool {

@@ -184,7 +184,11 @@ func (c *Clerk) admit(ctx context.Context, q *request, known *inventory.Credenti
 		return refusal, 0, nil
 	}
 	if q.body.GetAction() != pawlv1.Action_ACTION_ROLLBACK {
-		checks, missing := service.Preflight(ctx, c.d.Bus, q.credential)
+		basis := begin.GetBasis()
+		if q.body.GetAction() == pawlv1.Action_ACTION_ADOPT {
+			basis = "" // adoption is the way out where nothing can be opened any more
+		}
+		checks, missing := service.Preflight(ctx, c.d.Bus, q.credential, basis)
 		if missing != nil && time.Since(q.at) < patience {
 			return nil, 500 * time.Millisecond, missing
 		}

@@ -43,7 +43,7 @@ func (c *Clerk) plan(ctx context.Context, q *request, known *inventory.Credentia
 	if err != nil {
 		return nil, 0, err
 	}
-	checks, missing := service.Preflight(ctx, c.d.Bus, q.credential)
+	checks, missing := service.Preflight(ctx, c.d.Bus, q.credential, begin.GetBasis())
 	reasons := refusals(checks, missing)
 	if refusal != nil {
 		reasons = strings.TrimSuffix(refusal.GetReason()+"; "+reasons, "; ")
@@ -154,8 +154,7 @@ const (
 	identified   = "id-" // begins the digest of a request with an id
 )
 
-// remembered is how long the server remembers a message id, and the permission
-// to answer.
+// remembered is how long the server remembers a message id.
 const remembered = 2 * time.Minute
 
 func digest(subject string, header nats.Header, body []byte) string {
