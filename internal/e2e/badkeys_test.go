@@ -17,6 +17,7 @@ import (
 // TestWrongSealingKeysStopWhatNeedsThemAndLoseNothing puts other keys in place
 // of all three services', while a rotation is between stage and publish.
 func TestWrongSealingKeysStopWhatNeedsThemAndLoseNothing(t *testing.T) {
+	t.Parallel()
 	var credentials []site.Credential
 	for _, name := range []string{"kept", "lost", "flying"} {
 		credentials = append(credentials, site.Credential{Name: name, Strategy: "alternating"})

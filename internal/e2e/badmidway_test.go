@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,7 @@ type midway struct {
 }
 
 func TestWhatFailsMidwayIsRolledBackAndEverythingIsAsBefore(t *testing.T) {
+	t.Parallel()
 	faults := midways()
 	var credentials []site.Credential
 	for _, f := range faults {
@@ -69,12 +71,11 @@ func (h *house) fails(t *testing.T, f midway) {
 	if f.between != nil {
 		h.await(t, answer, saga.Staged)
 		f.between(t, h, f.name)
+		inFiles := func(what, _ string) bool { return strings.HasPrefix(what, h.site.Dir) }
 		now := h.look(t, f.name)
-		for what := range spoiled {
-			if strings.HasPrefix(what, h.site.Dir) {
-				spoiled[what] = now[what]
-			}
-		}
+		maps.DeleteFunc(spoiled, inFiles)
+		maps.DeleteFunc(now, func(what, value string) bool { return !inFiles(what, value) })
+		maps.Copy(spoiled, now)
 	}
 	release()
 	log := h.await(t, answer, saga.RolledBack, saga.Completed)
@@ -120,6 +121,7 @@ func midways() []midway {
 // TestAdoptionOfWhatDoesNotFitRecordsNothing: what the .env says is compared
 // with the database only after the adoption has begun.
 func TestAdoptionOfWhatDoesNotFitRecordsNothing(t *testing.T) {
+	t.Parallel()
 	faults := map[string]struct {
 		says   []string
 		change func(text string) string
@@ -161,6 +163,7 @@ func TestAdoptionOfWhatDoesNotFitRecordsNothing(t *testing.T) {
 // TestOddRoleNamesAreRolesLikeAnyOther walks every flow with names that a
 // statement or a file could take apart.
 func TestOddRoleNamesAreRolesLikeAnyOther(t *testing.T) {
+	t.Parallel()
 	json := `[{file: {path: "apps/%s/login.json", format: json}}]`
 	credentials := []site.Credential{
 		{Name: "spaces", Login: `My "App" User`, Strategy: "alternating"},

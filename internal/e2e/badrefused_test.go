@@ -36,6 +36,7 @@ type fault struct {
 // TestWhatCannotWorkIsRefusedAndNothingIsTouched spoils every credential in a
 // way of its own, before it is adopted and again afterwards.
 func TestWhatCannotWorkIsRefusedAndNothingIsTouched(t *testing.T) {
+	t.Parallel()
 	other, mortal := startPostgres(t), startPostgres(t)
 	faults := slices.Concat(fileFaults(), roleFaults(), databaseFaults(other, mortal))
 	var credentials []site.Credential

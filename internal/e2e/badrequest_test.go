@@ -74,6 +74,7 @@ func marshal(t *testing.T, r *pawlv1.Request) []byte {
 }
 
 func TestEveryRequestIsAnsweredAndBadOnesDoNothing(t *testing.T) {
+	t.Parallel()
 	var credentials []site.Credential
 	for _, name := range []string{"adopted", "fresh", "busy", "draining", "later", "twice"} {
 		credentials = append(credentials, site.Credential{Name: name, Strategy: "alternating"})

@@ -231,7 +231,7 @@ func (w *world) run(ctx context.Context, d drill) error {
 	var faults []error
 	for _, p := range d.points {
 		if !w.fleet.Hit(d.credential, p) {
-			faults = append(faults, fmt.Errorf("nobody came by %s", p))
+			w.seen.miss(fmt.Sprintf("%s: nobody came by %s", d.credential, p))
 		}
 	}
 	if ended := log.Find(d.kind.end); ended == nil && d.what == "KILL" {

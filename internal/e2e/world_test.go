@@ -52,6 +52,7 @@ type world struct {
 type sightings struct {
 	mu      sync.Mutex
 	outage  time.Duration
+	missed  []string        // points that nobody came by
 	secrets map[string]bool // passwords and verifiers: none may be found anywhere
 }
 
@@ -59,6 +60,21 @@ func (s *sightings) sawOutage(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.outage = max(s.outage, d)
+}
+
+func (s *sightings) miss(point string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missed = append(s.missed, point)
+}
+
+// misses returns and forgets what was missed.
+func (s *sightings) misses() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	missed := s.missed
+	s.missed = nil
+	return missed
 }
 
 func (s *sightings) longest() time.Duration {
@@ -202,6 +218,13 @@ func (w *world) atOnce(drills []drill) {
 		})
 	}
 	wait.Wait()
+	// Whether a step looks once more, or waits, is a matter of time: now and then
+	// a point is not on the way. Nearly all must have been hit.
+	if missed := w.seen.misses(); len(missed) > 2+len(drills)/10 {
+		w.t.Errorf("points that nobody came by: %v", missed)
+	} else if len(missed) > 0 {
+		w.t.Logf("not on the way this time: %v", missed)
+	}
 	w.t.Logf("%d drills, %d processes died so far; the longest outage of an in-place credential was %v", len(drills), w.fleet.Died(), w.seen.longest().Round(time.Millisecond))
 }
 
@@ -217,12 +240,15 @@ func (w *world) in(t *testing.T) *world {
 func (w *world) wake(ctx context.Context, d drill) error {
 	var faults []error
 	for _, p := range d.points {
-		pid, err := w.fleet.Stopped(d.credential, p)
+		if !w.fleet.Hit(d.credential, p) {
+			continue
+		}
+		pid, at, err := w.fleet.Stopped(d.credential, p)
 		if err != nil {
 			faults = append(faults, err)
 			continue
 		}
-		faults = append(faults, w.fleet.Wake(ctx, pid, `"credential":"`+d.credential+`"`))
+		faults = append(faults, w.fleet.Wake(ctx, pid, at, `"credential":"`+d.credential+`"`))
 	}
 	return errors.Join(faults...)
 }

@@ -2,9 +2,9 @@ package site
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -178,17 +178,24 @@ func (f *Fleet) Stop() {
 }
 
 // Stopped returns the process that carried out an order to stop.
-func (f *Fleet) Stopped(credential, point string) (pid int, err error) {
-	raw, err := os.ReadFile(f.order(credential, point) + ".hit")
+func (f *Fleet) Stopped(credential, point string) (pid int, at time.Time, err error) {
+	hit := f.order(credential, point) + ".hit"
+	raw, err := os.ReadFile(hit)
 	if err != nil {
-		return 0, fmt.Errorf("nobody came by %s", point)
+		return 0, at, fmt.Errorf("nobody came by %s", point)
 	}
-	return strconv.Atoi(strings.TrimSpace(string(raw)))
+	info, err := os.Stat(hit)
+	if err != nil {
+		return 0, at, err
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(raw)))
+	return pid, info.ModTime(), err
 }
 
-// Wake continues a stopped process and returns once it has logged something
-// that holds the text: it has seen that the world went on without it.
-func (f *Fleet) Wake(ctx context.Context, pid int, text string) error {
+// Wake continues a process that was stopped at a time, and returns once it has
+// logged something later that holds the text: it has seen that the world went
+// on without it. Another drill may have woken it before.
+func (f *Fleet) Wake(ctx context.Context, pid int, stopped time.Time, text string) error {
 	name := ""
 	f.mu.Lock()
 	for n, cmd := range f.processes {
@@ -200,26 +207,17 @@ func (f *Fleet) Wake(ctx context.Context, pid int, text string) error {
 	if name == "" {
 		return fmt.Errorf("process %d is no longer one of the fleet", pid)
 	}
-	log, err := os.Open(filepath.Join(f.Logs, name+".log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	if _, err := log.Seek(0, io.SeekEnd); err != nil {
-		return err
-	}
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		return err
 	}
-	var said []byte
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		more, err := io.ReadAll(log)
+		log, err := os.ReadFile(filepath.Join(f.Logs, name+".log"))
 		if err != nil {
 			return err
 		}
-		if said = append(said, more...); strings.Contains(string(said), text) {
+		if saidSince(string(log), stopped, text) {
 			return nil
 		}
 		select {
@@ -228,4 +226,15 @@ func (f *Fleet) Wake(ctx context.Context, pid int, text string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// saidSince reports whether a JSON line that is later than that holds the text.
+func saidSince(log string, since time.Time, text string) bool {
+	for line := range strings.Lines(log) {
+		var said struct{ Time time.Time }
+		if strings.Contains(line, text) && json.Unmarshal([]byte(line), &said) == nil && said.Time.After(since) {
+			return true
+		}
+	}
+	return false
 }

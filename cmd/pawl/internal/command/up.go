@@ -1,7 +1,9 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 
@@ -24,9 +26,13 @@ func newUp() *cobra.Command {
 			if verbose {
 				level = slog.LevelInfo
 			}
-			return embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: level, Ready: func() {
+			err = embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: level, Ready: func() {
 				fmt.Fprintf(os.Stderr, "pawl is up: %d credentials, NATS on %s\n", len(inv.Credentials), address(inv))
 			}})
+			if errors.Is(err, fs.ErrNotExist) { // a key that `pawl init` makes
+				return exit{exitUsage, err}
+			}
+			return err
 		},
 	}
 	up.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every step")
