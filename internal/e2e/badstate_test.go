@@ -131,4 +131,3 @@ func lookAtFolder(s state, dir string) error {
 		return nil
 	})
 }
-
