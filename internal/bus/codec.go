@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"buf.build/go/protovalidate"
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 const (
@@ -56,6 +60,22 @@ func Decode(header nats.Header, body []byte, into proto.Message) error {
 	}
 	return nil
 }
+
+// DecodeRequest is Decode for a request, whose JSON may name the action shortly:
+// {"action": "rotate"} is {"action": "ACTION_ROTATE"}.
+func DecodeRequest(header nats.Header, body []byte, into *pawlv1.Request) error {
+	if len(body) <= MaxEvent {
+		body = shortAction.ReplaceAllFunc(body, func(field []byte) []byte {
+			at := bytes.LastIndexByte(field[:len(field)-1], '"') + 1
+			return slices.Concat(field[:at], []byte("ACTION_"), bytes.ToUpper(field[at:]))
+		})
+	}
+	return Decode(header, body, into)
+}
+
+// shortAction matches the first field of a JSON object that is an action in
+// lower case; inside a JSON string its quotes would be escaped.
+var shortAction = regexp.MustCompile(`^\s*\{(?:[^"]*"(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[^",{}]*)\s*,)*?\s*"action"\s*:\s*"[a-z]+"`)
 
 func setContentType(m *nats.Msg) {
 	if m.Header == nil {

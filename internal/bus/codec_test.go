@@ -50,6 +50,23 @@ func TestEmptyBodyIsAnEmptyRequest(t *testing.T) {
 	}
 }
 
+func TestActionMayBeNamedShortly(t *testing.T) {
+	for body, want := range map[string]pawlv1.Action{
+		`{"action":"rotate"}`: pawlv1.Action_ACTION_ROTATE,
+		`{"reason":"the \"action\": \"x\"", "action" : "rollback"}`: pawlv1.Action_ACTION_ROLLBACK,
+		`{"action":"ACTION_ADOPT"}`:                                 pawlv1.Action_ACTION_ADOPT,
+		`{"reason":"r"}`:                                            pawlv1.Action_ACTION_UNSPECIFIED,
+	} {
+		request := &pawlv1.Request{}
+		if err := DecodeRequest(nil, []byte(body), request); err != nil || request.GetAction() != want {
+			t.Errorf("%s: %v %v", body, request.GetAction(), err)
+		}
+	}
+	if err := DecodeRequest(nil, []byte(`{"action":"explode"}`), &pawlv1.Request{}); err == nil || !strings.Contains(err.Error(), "ACTION_EXPLODE") {
+		t.Errorf("unknown action: %v", err)
+	}
+}
+
 func FuzzDecodeEvent(f *testing.F) {
 	body, err := Encode(&pawlv1.Event{Summary: "s", Detail: &pawlv1.Event_Requested{Requested: &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Flow: "in-place", Generation: 1, Role: "r"}}})
 	if err != nil {
@@ -73,7 +90,7 @@ func FuzzDecodeRequest(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := &pawlv1.Request{}
-		if Decode(nil, body, request) == nil && len(request.GetReason()) > 4*1024 {
+		if DecodeRequest(nil, body, request) == nil && len(request.GetReason()) > 4*1024 {
 			t.Error("accepted a reason that is too long")
 		}
 	})

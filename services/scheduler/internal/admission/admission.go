@@ -140,7 +140,7 @@ func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 
 // read decodes the request; what cannot be decoded is kept on pawl.dead.
 func (c *Clerk) read(ctx context.Context, q *request) error {
-	err := bus.Decode(q.message.Headers(), q.message.Data(), q.body)
+	err := bus.DecodeRequest(q.message.Headers(), q.message.Data(), q.body)
 	switch {
 	case err != nil:
 	case len(q.body.ProtoReflect().GetUnknown()) > 0: // stray text can be protobuf, too
