@@ -134,3 +134,19 @@ func (c *Cluster) primaries() []Node {
 	}
 	return out
 }
+
+// Replicas returns the physical replicas of a primary by name, those that
+// follow another replica among them.
+func (c *Cluster) Replicas(primary Node) []Node {
+	var out []Node
+	for _, name := range slices.Sorted(maps.Keys(c.Nodes)) {
+		root := c.Nodes[name]
+		for root.ReplicaOf != "" {
+			root = c.Nodes[root.ReplicaOf]
+		}
+		if root.Name == primary.Name && name != primary.Name {
+			out = append(out, c.Nodes[name])
+		}
+	}
+	return out
+}

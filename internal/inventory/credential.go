@@ -13,7 +13,7 @@ import (
 func (d *document) credential(v value, inv *Inventory) *Credential {
 	v.checkName(v.key)
 	o := v.object("cluster", "nodes", "database", "role", "strategy", "rotate_every", "drain", "drain_deadline",
-		"keep", "password_length", "publish", "consumers", "verify")
+		"keep", "group", "password_length", "publish", "consumers", "verify")
 	c := &Credential{
 		Name:           v.key,
 		Database:       cmp.Or(o.at("database").text(), "postgres"),
@@ -22,6 +22,7 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 		Drain:          o.at("drain").duration(2*time.Minute, 0, 30*day),
 		DrainDeadline:  o.at("drain_deadline").duration(24*time.Hour, time.Second, 90*day),
 		Keep:           o.at("keep").duration(time.Hour, 0, 90*day),
+		Group:          o.at("group").text(),
 		PasswordLength: o.at("password_length").integer(secret.DefaultLength, 32, 128),
 	}
 	cluster := o.at("cluster")
@@ -41,6 +42,9 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 		at.fault("drain_deadline (%s) must be longer than drain (%s)", inDays(c.DrainDeadline), inDays(c.Drain))
 	}
 	o.at("database").checkIdentifier(c.Database)
+	if c.Group != "" {
+		o.at("group").checkName(c.Group)
+	}
 	d.checkRole(o.at("role"), c)
 	c.Publish = readPublish(o.at("publish"), c.Strategy)
 	c.Consumers = readConsumers(o.at("consumers"))
@@ -59,11 +63,7 @@ func readStrategy(v value) string {
 // readPrimaries returns the nodes on which the role is changed.
 func readPrimaries(v value, cluster *Cluster) []Node {
 	if v.node == nil && !v.broken {
-		out := cluster.primaries()
-		if len(out) > 1 {
-			v.missing("the cluster has several primaries (" + names(out) + "), and a credential on several is not supported by this version yet: name one")
-		}
-		return out
+		return cluster.primaries()
 	}
 	var out []Node
 	for _, item := range v.list() {
@@ -80,21 +80,10 @@ func readPrimaries(v value, cluster *Cluster) []Node {
 			out = append(out, node)
 		}
 	}
-	switch {
-	case len(out) > 1:
-		v.fault("has several primaries (%s): a credential on several is not supported by this version yet: name one", names(out))
-	case v.isEmptyList():
+	if v.isEmptyList() {
 		v.fault("is an empty list: name a primary, or delete the line")
 	}
 	return out
-}
-
-func names(nodes []Node) string {
-	var out []string
-	for _, n := range nodes {
-		out = append(out, n.Name)
-	}
-	return strings.Join(out, ", ")
 }
 
 // checkRole refuses names that cannot be managed, and logins that two

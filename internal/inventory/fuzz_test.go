@@ -29,7 +29,7 @@ func checkInvariants(t testing.TB, inv *Inventory) {
 	}
 	owner := map[string]string{}
 	for name, c := range inv.Credentials {
-		must(c.Name == name && nameForm.MatchString(name) && c.Cluster != nil && len(c.Nodes) == 1 && c.Primary().ReplicaOf == "", "credential", c)
+		must(c.Name == name && nameForm.MatchString(name) && c.Cluster != nil && len(c.Nodes) > 0 && c.Primary().ReplicaOf == "", "credential", c)
 		must(c.Strategy == Alternating || c.Strategy == InPlace, "strategy", c)
 		must(c.Drain >= 0 && c.Drain < c.DrainDeadline && c.Keep >= 0 && c.PasswordLength >= 32, "numbers", c)
 		must(len(c.Publish) > 0, "no sink", c)

@@ -5,6 +5,7 @@ package inventory
 
 import (
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -91,7 +92,7 @@ const siblingSuffix = "_b"
 type Credential struct {
 	Name           string
 	Cluster        *Cluster
-	Nodes          []Node // primaries, in the configured order; default: every primary of the cluster, by name
+	Nodes          []Node // primaries, in the configured order; default: every primary of the cluster, by name; physical replicas follow them
 	Database       string // what applications connect to; default "postgres"
 	Role           string // any PostgreSQL name, unquoted here
 	Strategy       string
@@ -103,6 +104,7 @@ type Credential struct {
 	Publish        []Sink
 	Consumers      []Consumer
 	Verify         []Probe
+	Group          string // credentials of one group turn together; empty: none
 }
 
 // Sink is one place where the credential is published; exactly one field is set.
@@ -210,9 +212,31 @@ func (c *Credential) Logins() []string {
 	return []string{c.Role}
 }
 
-// Primary is the node on which the credential is changed; physical replicas
-// follow it.
+// Primary is the first node: what a file that names one server names.
 func (c *Credential) Primary() Node { return c.Nodes[0] }
+
+// Members lists every server on which the credential can log in: its primaries,
+// each followed by its physical replicas.
+func (c *Credential) Members() []Node {
+	var all []Node
+	for _, primary := range c.Nodes {
+		all = append(append(all, primary), c.Cluster.Replicas(primary)...)
+	}
+	return all
+}
+
+// Together lists the names of the credentials that turn with c: its group in
+// the order of names, or c alone.
+func (i *Inventory) Together(c *Credential) []string {
+	var names []string
+	for _, other := range i.Credentials {
+		if other == c || c.Group != "" && other.Group == c.Group {
+			names = append(names, other.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
 
 // Address is host:port, an IPv6 host in brackets.
 func (n Node) Address() string {

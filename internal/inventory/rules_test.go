@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,7 +63,6 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 		{"a replica of itself", "replica_of: primary", "replica_of: replica", `11: clusters.main.nodes.replica.replica_of: leads round in a circle (replica of replica): one of them must be a primary, without replica_of`},
 		// Credentials.
 		{"a physical replica", "strategy: alternating", "strategy: alternating\n    nodes: [replica]", "17: credentials.app.nodes[0]: replica is a physical replica: it has no password of its own, it follows its primary primary: name primaries alone"},
-		{"two primaries by default", ", replica_of: primary", "", "13: credentials.app.nodes: is missing: the cluster has several primaries (primary, replica), and a credential on several is not supported by this version yet: name one"},
 		{"a node that is not there", "strategy: alternating", "strategy: alternating\n    nodes: [prinary]", `17: credentials.app.nodes[0]: there is no node in cluster main "prinary"; the nearest is "primary"`},
 		{"no node", "strategy: alternating", "strategy: alternating\n    nodes: []", "17: credentials.app.nodes: is an empty list: name a primary, or delete the line"},
 		{"no strategy", "    strategy: alternating\n", "", "13: credentials.app.strategy: is missing: alternating (two logins in turn, no failed login) or in-place (only the password changes)"},
@@ -163,11 +163,6 @@ func TestWhatLaterVersionsBringIsRefusedByName(t *testing.T) {
 	for _, kind := range []string{"compose", "container", "swarm_service", "systemd", "kubernetes", "pgbouncer"} {
 		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use process, command, http, none")
 	}
-	text := strings.Replace(change(t, ", replica_of: primary", ""), role, role+"    nodes: [replica, primary]\n", 1)
-	_, err := load(t, text)
-	if got, want := faults(t, err), "16: credentials.app.nodes: has several primaries (replica, primary): a credential on several is not supported by this version yet: name one"; len(got) != 1 || got[0] != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
 }
 
 func TestTwoWritersOfOnePlaceAreRefused(t *testing.T) {
@@ -260,6 +255,33 @@ func TestParseDuration(t *testing.T) {
 	for _, text := range []string{"", "-1h", "1d-1h", "1d+1h", "d", "90", "1.5d", "1h2d", "106752d", "99999w999999d", "106751d24h", "1 d", "9999999999d"} {
 		if got, err := ParseDuration(text); err == nil {
 			t.Errorf("%q was read as %s", text, got)
+		}
+	}
+}
+
+func TestCredentialIsOnEveryPrimaryAndItsReplicas(t *testing.T) {
+	names := func(nodes []Node) (out []string) {
+		for _, n := range nodes {
+			out = append(out, n.Name)
+		}
+		return out
+	}
+	nodes := `replica: {host: "::1", port: 5433, replica_of: primary}`
+	for _, c := range []struct{ with, primaries, members string }{
+		{nodes, "[primary]", "[primary replica]"},
+		{nodes + "\n      a-cascade: {host: c, replica_of: replica}\n      worker: {host: d}\n      w-replica: {host: e, replica_of: worker}",
+			"[primary worker]", "[primary a-cascade replica worker w-replica]"},
+	} {
+		inv, err := load(t, change(t, nodes, c.with))
+		if err != nil {
+			t.Fatal(err)
+		}
+		app := inv.Credentials["app"]
+		if got := fmt.Sprint(names(app.Nodes)); got != c.primaries {
+			t.Errorf("primaries %s, want %s", got, c.primaries)
+		}
+		if got := fmt.Sprint(names(app.Members())); got != c.members {
+			t.Errorf("members %s, want %s", got, c.members)
 		}
 	}
 }

@@ -186,8 +186,9 @@ func (a *Admin) commit(ctx context.Context, conn *pgx.Conn) error {
 // Unused records one look at whether anybody is logged in as user, and returns
 // for how long nobody was, looked at without a gap: by the server's own clock,
 // kept beside the fence, so that replicas and restarts of Pawl share it. A gap
-// between looks longer than gap begins anew. The fence must be f's.
-func (a *Admin) Unused(ctx context.Context, f Fence, user string, gap time.Duration) (unused time.Duration, sessions []Session, err error) {
+// between looks longer than gap begins anew, and so does use elsewhere, on a
+// replica. The fence must be f's.
+func (a *Admin) Unused(ctx context.Context, f Fence, user string, elsewhere bool, gap time.Duration) (unused time.Duration, sessions []Session, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {
 		if sessions, err = a.sessions(ctx, c, []string{user}); err != nil {
 			return err
@@ -199,7 +200,7 @@ func (a *Admin) Unused(ctx context.Context, f Fence, user string, gap time.Durat
 				ELSE clock_timestamp() END
 			WHERE role = $1 AND generation = $2
 			RETURNING coalesce(extract(epoch FROM clock_timestamp() - idle_since)::float8, 0)`,
-			f.Role, int64(f.Generation), len(sessions) > 0, gap.Seconds()).Scan(&seconds)
+			f.Role, int64(f.Generation), elsewhere || len(sessions) > 0, gap.Seconds()).Scan(&seconds)
 		if errors.Is(err, pgx.ErrNoRows) {
 			stored, err := a.stored(ctx, c, f.Role)
 			if err != nil {

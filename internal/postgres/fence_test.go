@@ -149,7 +149,7 @@ func TestUnusedBeginsAnewAfterASessionOrAGap(t *testing.T) {
 	}
 	look := func(gap time.Duration) (time.Duration, []Session) {
 		t.Helper()
-		unused, sessions, err := a.Unused(t.Context(), fence, "drained", gap)
+		unused, sessions, err := a.Unused(t.Context(), fence, "drained", false, gap)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestUnusedBeginsAnewAfterASessionOrAGap(t *testing.T) {
 	}
 	conn.Close(t.Context())
 	fence.Generation++
-	if _, _, err := a.Unused(t.Context(), fence, "drained", time.Minute); !errors.As(err, new(*FencedOff)) {
+	if _, _, err := a.Unused(t.Context(), fence, "drained", false, time.Minute); !errors.As(err, new(*FencedOff)) {
 		t.Errorf("another generation: %v; want FencedOff", err)
 	}
 }

@@ -20,9 +20,16 @@ type Credential struct {
 	User       string
 	Password   secret.String
 	Verifier   secret.String
-	// Before is the login that was overwritten, exactly as it was.
-	Before Login
+	// Before is the login that was overwritten, exactly as it was, by node.
+	Before map[string]Login
+	// Earlier are fingerprints of what the credential's logins carried before:
+	// passwords and verifiers that may come back from a backup or with a late
+	// standby. The newest come first.
+	Earlier []string
 }
+
+// MaxEarlier bounds Earlier: two or three of each rotation.
+const MaxEarlier = 64
 
 // Login is what the database holds of a login role.
 type Login struct {
@@ -34,7 +41,8 @@ type Login struct {
 type wireCredential struct {
 	Credential, Rotation, User, Password, Verifier string
 	Generation                                     uint64
-	Before                                         wireLogin
+	Before                                         map[string]wireLogin `json:",omitempty"`
+	Earlier                                        []string             `json:",omitempty"`
 }
 
 type wireLogin struct {
@@ -44,10 +52,11 @@ type wireLogin struct {
 
 // reveal writes the plaintext that goes into an envelope, and nowhere else.
 func (c *Credential) reveal() ([]byte, error) {
-	return json.Marshal(wireCredential{
-		c.Credential, c.Rotation, c.User, c.Password.Reveal(), c.Verifier.Reveal(), c.Generation,
-		wireLogin{c.Before.Exists, c.Before.CanLogin, c.Before.Verifier.Reveal()},
-	})
+	w := wireCredential{c.Credential, c.Rotation, c.User, c.Password.Reveal(), c.Verifier.Reveal(), c.Generation, map[string]wireLogin{}, c.Earlier}
+	for node, login := range c.Before {
+		w.Before[node] = wireLogin{login.Exists, login.CanLogin, login.Verifier.Reveal()}
+	}
+	return json.Marshal(w)
 }
 
 func parse(plaintext []byte) (*Credential, error) {
@@ -55,8 +64,12 @@ func parse(plaintext []byte) (*Credential, error) {
 	if err := json.Unmarshal(plaintext, &w); err != nil {
 		return nil, fmt.Errorf("envelope holds no credential") // the JSON error could quote it
 	}
-	return &Credential{
-		w.Credential, w.Rotation, w.Generation, w.User, secret.New(w.Password), secret.New(w.Verifier),
-		Login{w.Before.Exists, w.Before.CanLogin, secret.New(w.Before.Verifier)},
-	}, nil
+	c := &Credential{
+		Credential: w.Credential, Rotation: w.Rotation, Generation: w.Generation, User: w.User,
+		Password: secret.New(w.Password), Verifier: secret.New(w.Verifier), Earlier: w.Earlier, Before: map[string]Login{},
+	}
+	for node, login := range w.Before {
+		c.Before[node] = Login{login.Exists, login.CanLogin, secret.New(login.Verifier)}
+	}
+	return c, nil
 }

@@ -151,7 +151,9 @@ type Request struct {
 	// Recorded as claimed, beside the authenticated NATS user.
 	RequestedBy string `protobuf:"bytes,3,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// The request is held until then; absent: at once.
-	NotBefore     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Other credentials that are to turn together with the one in the subject.
+	With          []string `protobuf:"bytes,5,rep,name=with,proto3" json:"with,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +212,13 @@ func (x *Request) GetRequestedBy() string {
 func (x *Request) GetNotBefore() *timestamppb.Timestamp {
 	if x != nil {
 		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *Request) GetWith() []string {
+	if x != nil {
+		return x.With
 	}
 	return nil
 }
@@ -695,7 +704,10 @@ type Requested struct {
 	DrainDeadline *durationpb.Duration `protobuf:"bytes,14,opt,name=drain_deadline,json=drainDeadline,proto3" json:"drain_deadline,omitempty"`
 	Keep          *durationpb.Duration `protobuf:"bytes,15,opt,name=keep,proto3" json:"keep,omitempty"`
 	// The database role of the configuration, owner of both logins.
-	Role          string `protobuf:"bytes,16,opt,name=role,proto3" json:"role,omitempty"`
+	Role string `protobuf:"bytes,16,opt,name=role,proto3" json:"role,omitempty"`
+	// Every credential that turns together with this one, itself among them, in
+	// the order of names: each has a rotation of the same id. Empty: it turns alone.
+	Group         []string `protobuf:"bytes,17,rep,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -842,14 +854,21 @@ func (x *Requested) GetRole() string {
 	return ""
 }
 
+func (x *Requested) GetGroup() []string {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
 // Detail of `adopted` and `staged`: which login now carries the new credential.
 type Staged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// Keyed fingerprint of the sealed credential; tells two apart, reveals none.
 	Fingerprint string `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
-	// The database's own clock after COMMIT, by node: a session that began later
-	// used the new credential.
+	// The database's own clock after COMMIT, by node, or, of a physical replica,
+	// after it replayed that: a session that began later used the new credential.
 	CommittedAt map[string]*timestamppb.Timestamp `protobuf:"bytes,3,rep,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// For `adopted`: the fence counter found in the database, so that Pawl's own
 	// goes on from there. 0 elsewhere.
@@ -1406,13 +1425,14 @@ var File_pawl_v1_event_proto protoreflect.FileDescriptor
 
 const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x01\n" +
+	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n" +
 	"\aRequest\x121\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06action\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\x12+\n" +
 	"\frequested_by\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vrequestedBy\x129\n" +
 	"\n" +
-	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\"\xda\x01\n" +
+	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x125\n" +
+	"\x04with\x18\x05 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10?\x18\x01\"\x15r\x132\x11^[a-z0-9-]{1,64}$R\x04with\"\xda\x01\n" +
 	"\x06Answer\x12 \n" +
 	"\arequest\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\arequest\x12\x1e\n" +
 	"\n" +
@@ -1452,7 +1472,7 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xea\x04\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x80\x05\n" +
 	"\tRequested\x127\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\x0e\xbaH\v\x82\x01\b\x10\x01 \x00 \x04 \x05R\x06action\x12\x1b\n" +
 	"\x04flow\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04flow\x12\x18\n" +
@@ -1473,7 +1493,8 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x05drain\x18\r \x01(\v2\x19.google.protobuf.DurationR\x05drain\x12@\n" +
 	"\x0edrain_deadline\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rdrainDeadline\x12-\n" +
 	"\x04keep\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x04keep\x12\x1b\n" +
-	"\x04role\x18\x10 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04role\"\xfe\x01\n" +
+	"\x04role\x18\x10 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04role\x12\x14\n" +
+	"\x05group\x18\x11 \x03(\tR\x05group\"\xfe\x01\n" +
 	"\x06Staged\x12\x1b\n" +
 	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12C\n" +

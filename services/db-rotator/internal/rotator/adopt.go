@@ -3,6 +3,7 @@ package rotator
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
@@ -10,7 +11,6 @@ import (
 	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
-	"pawl.dev/internal/secret"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -23,21 +23,22 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err != nil {
 		return nil, err
 	}
+	var mu sync.Mutex
 	var counter uint64
-	var verifier secret.String
-	err = o.onEach(ctx, c, "compare password", func(ctx context.Context, admin *postgres.Admin) error {
-		if err := admin.EnsureFence(ctx); err != nil {
+	before := map[string]sealed.Login{}
+	err = o.onEach(ctx, c, "compare password", func(ctx context.Context, s *primary) error {
+		if err := s.EnsureFence(ctx); err != nil {
 			return settle(err)
 		}
-		stored, err := admin.Stored(ctx, c.Role)
+		stored, err := s.Stored(ctx, c.Role)
 		if err != nil {
 			return settle(err)
 		}
+		role, err := adoptable(ctx, s.Admin, c, login)
+		mu.Lock()
+		defer mu.Unlock()
 		counter = max(counter, stored.Generation)
-		role, err := adoptable(ctx, admin, c, login)
-		if verifier.IsZero() {
-			verifier = role.Verifier
-		}
+		before[s.Name] = sealed.Login{Exists: role.Exists, CanLogin: role.CanLogin, Verifier: role.Verifier}
 		return err
 	})
 	if err != nil {
@@ -45,7 +46,7 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	}
 	envelope, err := o.sealOnce(ctx, &sealed.Credential{
 		Credential: c.Name, Rotation: r.ID, Generation: r.Requested().GetGeneration(),
-		User: login.User, Password: login.Password, Verifier: verifier,
+		User: login.User, Password: login.Password, Verifier: before[c.Primary().Name].Verifier, Before: before,
 	})
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 		return nil, err
 	}
 	return &pawlv1.Event{
-		Summary: fmt.Sprintf("%q is as published on %d node(s)", login.User, len(c.Nodes)),
+		Summary: fmt.Sprintf("%q is as published on %s", login.User, everywhere(c)),
 		Detail: &pawlv1.Event_Staged{Staged: &pawlv1.Staged{
 			User: login.User, Fingerprint: o.envelopes.Fingerprint(login.User, login.Password), Fence: counter,
 		}},

@@ -127,7 +127,7 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 	}
 	sessions, err := admin.Sessions(ctx, idle)
 	if len(sessions) > 0 {
-		f.refuse("the idle login is in use by %s", strings.Join(names(sessions), ", "))
+		f.refuse("the idle login is in use by %s", strings.Join(names(f.node, sessions), ", "))
 	}
 	return err
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
@@ -26,10 +28,10 @@ func (o *Rotator) Retire(ctx context.Context, r *service.Rotation) (*pawlv1.Even
 	if alternating(r) {
 		return o.refuse(ctx, r, phaseRetire, r.Requested().GetBasisUser(), envelope)
 	}
-	err = o.change(ctx, r, "close way back", phaseRetire, func(ctx context.Context, tx *postgres.Tx) error {
+	err = o.change(ctx, r, "close way back", phaseRetire, func(ctx context.Context, _ *primary, tx *postgres.Tx) error {
 		return working(ctx, tx, envelope)
 	})
-	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password", envelope.User)}, err
+	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password on %s", envelope.User, everywhere(r.Credential))}, err
 }
 
 // refuse lets the drained login log in no more; its password stays, for a way
@@ -41,7 +43,7 @@ func (o *Rotator) refuse(ctx context.Context, r *service.Rotation, phase int, lo
 	if err := o.drained(ctx, r, login); err != nil {
 		return nil, err
 	}
-	err := o.change(ctx, r, "refuse login", phase, func(ctx context.Context, tx *postgres.Tx) error {
+	err := o.change(ctx, r, "refuse login", phase, func(ctx context.Context, s *primary, tx *postgres.Tx) error {
 		role, err := tx.RoleState(ctx, login)
 		if err != nil || !role.CanLogin {
 			return err
@@ -54,11 +56,19 @@ func (o *Rotator) refuse(ctx context.Context, r *service.Rotation, phase int, lo
 			return err
 		}
 		if len(sessions) > 0 {
-			return inUse(login, sessions, poll(drain(r)))
+			return inUse(login, names(s.Node, sessions), poll(drain(r)))
 		}
 		return tx.SetLogin(ctx, login, false)
 	})
-	return &pawlv1.Event{Summary: fmt.Sprintf("%q is refused", login)}, err
+	return &pawlv1.Event{Summary: fmt.Sprintf("%q is refused on %s", login, everywhere(r.Credential))}, err
+}
+
+// everywhere counts the nodes.
+func everywhere(c *inventory.Credential) string {
+	if len(c.Nodes) == 1 {
+		return c.Nodes[0].Name
+	}
+	return fmt.Sprintf("all %d nodes", len(c.Nodes))
 }
 
 // working returns an error unless the role can log in with the sealed password.
@@ -80,27 +90,38 @@ func working(ctx context.Context, tx *postgres.Tx, envelope *sealed.Credential) 
 func (o *Rotator) drained(ctx context.Context, r *service.Rotation, login string) error {
 	window := drain(r)
 	every := poll(window)
-	var wait error // every node is looked at, or its window would not run
-	err := o.onEach(ctx, r.Credential, "look for sessions", func(ctx context.Context, admin *postgres.Admin) error {
-		role, err := admin.RoleState(ctx, login)
+	var mu sync.Mutex
+	var waits []error
+	wait := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		waits = append(waits, err)
+	}
+	err := o.onEach(ctx, r.Credential, "look for sessions", func(ctx context.Context, s *primary) error {
+		role, err := s.RoleState(ctx, login)
 		if err != nil || !role.CanLogin { // refused before a crash
 			return settle(err)
 		}
-		unused, sessions, err := admin.Unused(ctx, fence(r, phaseRetire), login, max(3*every, time.Second))
+		inReplicas, err := s.sessionsInReplicas(ctx, login)
+		if err != nil {
+			return err
+		}
+		unused, sessions, err := s.Unused(ctx, fence(r, phaseRetire), login, len(inReplicas) > 0, max(3*every, time.Second))
+		laggards := append(names(s.Node, sessions), inReplicas...)
 		switch {
 		case err != nil:
 			return settle(err)
-		case len(sessions) > 0:
-			wait = inUse(login, sessions, every)
-		case unused < window && wait == nil:
-			wait = &saga.NotYet{Again: min(every, window-unused), Why: fmt.Sprintf("%q must be unused for %v on %s", login, window, admin.Node)}
+		case len(laggards) > 0:
+			wait(inUse(login, laggards, every))
+		case unused < window:
+			wait(&saga.NotYet{Again: min(every, window-unused), Why: fmt.Sprintf("%q must be unused for %v on %s", login, window, s.Node)})
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return wait
+	return join(waits)
 }
 
 func drain(r *service.Rotation) time.Duration { return r.Requested().GetDrain().AsDuration() }
@@ -110,8 +131,8 @@ func poll(window time.Duration) time.Duration {
 	return min(max(window/8, 100*time.Millisecond), 15*time.Second)
 }
 
-func inUse(login string, sessions []postgres.Session, again time.Duration) error {
-	return &saga.NotYet{Again: again, Why: fmt.Sprintf("%q is still in use", login), Laggards: names(sessions)}
+func inUse(login string, laggards []string, again time.Duration) error {
+	return &saga.NotYet{Again: again, Why: fmt.Sprintf("%q is still in use", login), Laggards: laggards}
 }
 
 // Reinstate lets the predecessor log in again, with the password it had.
@@ -120,7 +141,7 @@ func (o *Rotator) Reinstate(ctx context.Context, r *service.Rotation) (*pawlv1.E
 	if err != nil {
 		return nil, err
 	}
-	err = o.change(ctx, r, "allow login", phaseBegin, func(ctx context.Context, tx *postgres.Tx) error {
+	err = o.change(ctx, r, "allow login", phaseBegin, func(ctx context.Context, _ *primary, tx *postgres.Tx) error {
 		role, err := tx.RoleState(ctx, envelope.User)
 		if err != nil {
 			return err
@@ -136,6 +157,9 @@ func (o *Rotator) Reinstate(ctx context.Context, r *service.Rotation) (*pawlv1.E
 		}
 		return tx.SetLogin(ctx, envelope.User, true)
 	})
+	if err == nil { // it is about to be published
+		_, err = o.awaitReplicas(ctx, r.Credential)
+	}
 	return &pawlv1.Event{Summary: fmt.Sprintf("%q may log in again", envelope.User)}, err
 }
 
@@ -183,7 +207,7 @@ func inPlace(r *service.Rotation) bool {
 
 // strip takes the idle login's password, if Pawl knows it.
 func (o *Rotator) strip(ctx context.Context, r *service.Rotation, idle string, envelopes []*sealed.Credential) error {
-	err := o.change(ctx, r, "strip password", phaseErase, func(ctx context.Context, tx *postgres.Tx) error {
+	err := o.change(ctx, r, "strip password", phaseErase, func(ctx context.Context, s *primary, tx *postgres.Tx) error {
 		role, err := tx.RoleState(ctx, idle)
 		if err != nil || !role.Exists || (!role.CanLogin && role.Verifier.IsZero()) {
 			return err
@@ -194,7 +218,7 @@ func (o *Rotator) strip(ctx context.Context, r *service.Rotation, idle string, e
 		} else if err != nil {
 			return err
 		}
-		if !role.Verifier.IsZero() && !isKnown(role, envelopes) {
+		if !role.Verifier.IsZero() && !isKnown(s.Name, role, envelopes) {
 			return drifted(idle, "find out who did; ALTER ROLE … NOLOGIN PASSWORD NULL when it may go")
 		}
 		return tx.SetVerifier(ctx, idle, false, secret.String{})
@@ -230,9 +254,9 @@ func (o *Rotator) known(ctx context.Context, credential string) (known []*sealed
 	return known, closed, nil
 }
 
-func isKnown(role postgres.Role, envelopes []*sealed.Credential) bool {
+func isKnown(node string, role postgres.Role, envelopes []*sealed.Credential) bool {
 	for _, e := range envelopes {
-		if role.Name == e.User && (carries(role, e) || role.Verifier.Equal(e.Before.Verifier)) {
+		if role.Name == e.User && (carries(role, e) || role.Verifier.Equal(e.Before[node].Verifier)) {
 			return true
 		}
 	}

@@ -75,27 +75,13 @@ func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres
 	return admin, err
 }
 
-// onEach does work on every node of the rotation's credential, as one effect each.
-func (o *Rotator) onEach(ctx context.Context, c *inventory.Credential, name string, work func(context.Context, *postgres.Admin) error) error {
-	for _, node := range c.Nodes {
-		admin, err := o.admin(c, node)
-		if err != nil {
-			return err
-		}
-		if err := effect.Do(ctx, name, node.Name, func(ctx context.Context) error { return work(ctx, admin) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // change runs work on every node in a fenced transaction. Work looks before it
 // changes, so where the answer to COMMIT was lost it simply runs again: the
 // fence's row lock makes it wait for whatever is still under way.
-func (o *Rotator) change(ctx context.Context, r *service.Rotation, name string, phase int, work func(context.Context, *postgres.Tx) error) error {
-	return o.onEach(ctx, r.Credential, name, func(ctx context.Context, admin *postgres.Admin) error {
+func (o *Rotator) change(ctx context.Context, r *service.Rotation, name string, phase int, work func(ctx context.Context, s *primary, tx *postgres.Tx) error) error {
+	return o.onEach(ctx, r.Credential, name, func(ctx context.Context, s *primary) error {
 		for {
-			err := admin.Fenced(ctx, fence(r, phase), work)
+			err := s.Fenced(ctx, fence(r, phase), func(ctx context.Context, tx *postgres.Tx) error { return work(ctx, s, tx) })
 			if !errors.Is(err, postgres.ErrUnknownOutcome) || ctx.Err() != nil {
 				return settle(err)
 			}
@@ -161,7 +147,7 @@ func drifted(name, fix string) error {
 // sealFor seals what each of the other recipients may see of c.
 func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 	public := *c
-	public.Verifier, public.Before = secret.String{}, sealed.Login{}
+	public.Verifier, public.Before = secret.String{}, nil
 	var all errgroup.Group // each is a synced write, and they need not wait for one another
 	for _, recipient := range sealed.Recipients {
 		if recipient != saga.DBRotator {

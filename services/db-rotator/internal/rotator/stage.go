@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
@@ -35,8 +36,8 @@ func (o *Rotator) Stage(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err != nil {
 		return nil, err
 	}
-	err = o.change(ctx, r, "alter role", phaseBegin, func(ctx context.Context, tx *postgres.Tx) error {
-		return stage(ctx, tx, c, envelope, alternating(r))
+	err = o.change(ctx, r, "alter role", phaseBegin, func(ctx context.Context, s *primary, tx *postgres.Tx) error {
+		return stage(ctx, s.Name, tx, c, envelope, alternating(r))
 	})
 	if err != nil {
 		return nil, err
@@ -44,18 +45,28 @@ func (o *Rotator) Stage(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	staged := &pawlv1.Staged{
 		User: target, Fingerprint: o.envelopes.Fingerprint(target, envelope.Password), CommittedAt: map[string]*timestamppb.Timestamp{},
 	}
-	err = o.onEach(ctx, c, "read back", func(ctx context.Context, admin *postgres.Admin) error {
-		role, err := admin.RoleState(ctx, target)
+	var mu sync.Mutex
+	err = o.onEach(ctx, c, "read back", func(ctx context.Context, s *primary) error {
+		role, err := s.RoleState(ctx, target)
 		if err == nil && (!role.CanLogin || !role.Verifier.Equal(envelope.Verifier)) {
-			err = fmt.Errorf("%s: role %q does not carry what was committed", admin.Node, target)
+			err = fmt.Errorf("%s: role %q does not carry what was committed", s.Node, target)
 		}
-		staged.CommittedAt[admin.Node] = timestamppb.New(role.At)
+		mu.Lock()
+		defer mu.Unlock()
+		staged.CommittedAt[s.Node] = timestamppb.New(role.At)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password", target), Detail: &pawlv1.Event_Staged{Staged: staged}}, nil
+	replayed, err := o.awaitReplicas(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	for replica, at := range replayed {
+		staged.CommittedAt[replica] = timestamppb.New(at)
+	}
+	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password on %s", target, everywhere(c)), Detail: &pawlv1.Event_Staged{Staged: staged}}, nil
 }
 
 func alternating(r *service.Rotation) bool { return r.State.Flow.Name == saga.Alternating }
@@ -80,7 +91,7 @@ func (o *Rotator) decide(ctx context.Context, r *service.Rotation, target string
 
 func (o *Rotator) make(ctx context.Context, r *service.Rotation, target string) (*sealed.Credential, error) {
 	c := r.Credential
-	before, err := o.before(ctx, r, target)
+	before, earlier, err := o.before(ctx, r, target)
 	if err != nil {
 		return nil, err
 	}
@@ -95,42 +106,83 @@ func (o *Rotator) make(ctx context.Context, r *service.Rotation, target string) 
 	return &sealed.Credential{
 		Credential: c.Name, Rotation: r.ID, Generation: r.Requested().GetGeneration(),
 		User: target, Password: password, Verifier: verifier,
-		Before: sealed.Login{Exists: before.Exists, CanLogin: before.CanLogin, Verifier: before.Verifier},
+		Before: before, Earlier: earlier,
 	}, nil
 }
 
-// before reads the target as it is, and refuses what must not be overwritten.
-func (o *Rotator) before(ctx context.Context, r *service.Rotation, target string) (role postgres.Role, err error) {
+// before reads the target on every node, and refuses what must not be
+// overwritten. earlier is what a late standby or a backup may bring back.
+func (o *Rotator) before(ctx context.Context, r *service.Rotation, target string) (before map[string]sealed.Login, earlier []string, err error) {
 	c := r.Credential
-	admin, err := o.admin(c, c.Primary())
-	if err != nil {
-		return role, err
-	}
-	err = effect.Do(ctx, "read role", admin.Node, func(ctx context.Context) error {
-		role, err = admin.RoleState(ctx, target)
-		return settle(err)
-	})
-	if err != nil || alternating(r) {
-		return role, err
-	}
-	if err := unfit(role); err != nil {
-		return role, err
-	}
-	if !role.CanLogin {
-		return role, saga.Permanentf("role %q may not log in: give it LOGIN first", target)
-	}
 	basis, err := o.envelopes.Open(ctx, c.Name, r.Requested().GetBasis())
 	if errors.Is(err, sealed.ErrNotFound) {
-		return role, saga.Permanentf("%v: run pawl adopt", err)
+		return nil, nil, saga.Permanentf("%v: run pawl adopt", err)
 	}
-	if err == nil && !carries(role, basis) {
-		return role, saga.Permanent(drifted(target, "run pawl adopt"))
+	if err != nil {
+		return nil, nil, err
 	}
-	return role, err
+	before = map[string]sealed.Login{}
+	var mu sync.Mutex
+	err = o.onEach(ctx, c, "read role", func(ctx context.Context, s *primary) error {
+		role, err := s.RoleState(ctx, target)
+		if err != nil {
+			return settle(err)
+		}
+		mu.Lock()
+		before[s.Name] = sealed.Login{Exists: role.Exists, CanLogin: role.CanLogin, Verifier: role.Verifier}
+		mu.Unlock()
+		if alternating(r) {
+			return nil // the transaction looks
+		}
+		return replaceable(s.Node, role, basis)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return before, o.earlier(basis, target, before), nil
+}
+
+// replaceable says why an in-place login's password must not be replaced.
+func replaceable(node string, role postgres.Role, basis *sealed.Credential) error {
+	if err := unfit(role); err != nil {
+		return fmt.Errorf("%s: %w", node, err)
+	}
+	switch {
+	case !role.CanLogin:
+		return saga.Permanentf("%s: role %q may not log in: give it LOGIN first", node, role.Name)
+	case !carries(role, basis):
+		return saga.Permanent(fmt.Errorf("%s: %w", node, drifted(role.Name, "run pawl adopt")))
+	}
+	return nil
+}
+
+// earlier adds to what the basis knows of the past the basis itself and what
+// its rotation overwrites.
+func (o *Rotator) earlier(basis *sealed.Credential, target string, before map[string]sealed.Login) []string {
+	known := []string{o.envelopes.Fingerprint(basis.User, basis.Password), o.envelopes.Fingerprint(basis.User, basis.Verifier)}
+	for user, logins := range map[string]map[string]sealed.Login{target: before, basis.User: basis.Before} {
+		for _, login := range logins {
+			if !login.Verifier.IsZero() {
+				known = append(known, o.envelopes.Fingerprint(user, login.Verifier))
+			}
+		}
+	}
+	known = append(known, basis.Earlier...)
+	var out []string
+	for _, fingerprint := range known {
+		if !slices.Contains(out, fingerprint) && len(out) < sealed.MaxEarlier {
+			out = append(out, fingerprint)
+		}
+	}
+	return out
 }
 
 // stage is the transaction: it does nothing where its work is done.
-func stage(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, envelope *sealed.Credential, alternating bool) error {
+func stage(ctx context.Context, node string, tx *postgres.Tx, c *inventory.Credential, envelope *sealed.Credential, alternating bool) error {
+	before, known := envelope.Before[node]
+	if !known {
+		return saga.Permanentf("node %s came into pawl.yaml after this rotation began: rotate again", node)
+	}
 	role, err := tx.RoleState(ctx, envelope.User)
 	if err != nil {
 		return err
@@ -142,11 +194,11 @@ func stage(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, envelo
 		return saga.Permanentf("somebody has just refused role %q its logins: find out who", role.Name)
 	case alternating && role.Verifier.IsZero() && !role.CanLogin:
 		// As it was, or stripped since by the erase of the rotation before.
-		err = prepareIdle(ctx, tx, c, role)
-	case !role.Verifier.Equal(envelope.Before.Verifier):
+		err = prepareIdle(ctx, node, tx, c, role)
+	case !role.Verifier.Equal(before.Verifier):
 		return saga.Permanent(drifted(role.Name, "find out who did, then rotate again"))
 	case alternating:
-		err = prepareIdle(ctx, tx, c, role)
+		err = prepareIdle(ctx, node, tx, c, role)
 	default:
 		err = unfit(role)
 	}
@@ -158,7 +210,7 @@ func stage(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, envelo
 
 // prepareIdle makes sure that the idle login is there, acts as the configured
 // role, and is idle.
-func prepareIdle(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, idle postgres.Role) error {
+func prepareIdle(ctx context.Context, node string, tx *postgres.Tx, c *inventory.Credential, idle postgres.Role) error {
 	owner, err := tx.RoleState(ctx, c.Role)
 	if err != nil {
 		return err
@@ -177,7 +229,7 @@ func prepareIdle(ctx context.Context, tx *postgres.Tx, c *inventory.Credential, 
 	}
 	sessions, err := tx.Sessions(ctx, []string{idle.Name})
 	if err == nil && len(sessions) > 0 {
-		err = fmt.Errorf("login %q should be idle and is in use by %s", idle.Name, strings.Join(names(sessions), ", "))
+		err = fmt.Errorf("login %q should be idle and is in use by %s", idle.Name, strings.Join(names(node, sessions), ", "))
 	}
 	return err
 }
@@ -196,10 +248,10 @@ func stranger(ctx context.Context, of interface {
 	return err
 }
 
-func names(sessions []postgres.Session) []string {
+func names(node string, sessions []postgres.Session) []string {
 	list := make([]string, len(sessions))
 	for i, s := range sessions {
-		list[i] = s.String()
+		list[i] = s.String() + " on " + node
 	}
 	return list
 }

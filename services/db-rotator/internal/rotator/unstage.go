@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/postgres"
@@ -34,7 +35,7 @@ func (o *Rotator) Unstage(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	}
 	envelope, err := o.envelopes.Open(ctx, c.Name, r.ID)
 	if errors.Is(err, sealed.ErrNotFound) { // sealed before the first ALTER: so there was none
-		err := o.change(ctx, r, "fence off", phaseUndo, func(context.Context, *postgres.Tx) error { return nil })
+		err := o.change(ctx, r, "fence off", phaseUndo, func(context.Context, *primary, *postgres.Tx) error { return nil })
 		return &pawlv1.Event{Summary: "nothing had been staged"}, unlessAhead(ctx, err)
 	}
 	if err != nil {
@@ -45,8 +46,12 @@ func (o *Rotator) Unstage(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 
 // putBack makes the login what it was before the envelope's rotation, exactly.
 func (o *Rotator) putBack(ctx context.Context, r *service.Rotation, envelope *sealed.Credential) (*pawlv1.Event, error) {
-	before := envelope.Before
-	err := o.change(ctx, r, "put back", phaseUndo, func(ctx context.Context, tx *postgres.Tx) error {
+	err := o.change(ctx, r, "put back", phaseUndo, func(ctx context.Context, s *primary, tx *postgres.Tx) error {
+		before, known := envelope.Before[s.Name]
+		if !known {
+			effect.Warn(ctx, "node %s came into pawl.yaml later: it is left as it is", s.Name)
+			return nil
+		}
 		role, err := tx.RoleState(ctx, envelope.User)
 		switch {
 		case err != nil || !role.Exists:
@@ -68,7 +73,7 @@ func (o *Rotator) putBack(ctx context.Context, r *service.Rotation, envelope *se
 				return err
 			}
 			if len(sessions) > 0 {
-				return inUse(role.Name, sessions, poll(drain(r)))
+				return inUse(role.Name, names(s.Node, sessions), poll(drain(r)))
 			}
 		}
 		return tx.SetVerifier(ctx, role.Name, before.CanLogin, before.Verifier)
@@ -76,13 +81,16 @@ func (o *Rotator) putBack(ctx context.Context, r *service.Rotation, envelope *se
 	if refused := new(postgres.FencedOff); errors.As(err, &refused) && refused.Ahead() {
 		err = o.alreadyBack(ctx, r, envelope, err)
 	}
+	if err == nil && !alternating(r) {
+		o.giveReplicasTime(ctx, r)
+	}
 	return &pawlv1.Event{Summary: fmt.Sprintf("%q is as it was", envelope.User)}, err
 }
 
 // alreadyBack forgives a fence that is ahead where there is nothing to undo.
 func (o *Rotator) alreadyBack(ctx context.Context, r *service.Rotation, envelope *sealed.Credential, ahead error) error {
-	err := o.onEach(ctx, r.Credential, "read role", func(ctx context.Context, admin *postgres.Admin) error {
-		role, err := admin.RoleState(ctx, envelope.User)
+	err := o.onEach(ctx, r.Credential, "read role", func(ctx context.Context, s *primary) error {
+		role, err := s.RoleState(ctx, envelope.User)
 		if err == nil && carries(role, envelope) {
 			err = ahead
 		}
@@ -92,6 +100,19 @@ func (o *Rotator) alreadyBack(ctx context.Context, r *service.Rotation, envelope
 		effect.Warn(ctx, "%v", ahead)
 	}
 	return err
+}
+
+// undoWait is how long a way back waits for replicas.
+const undoWait = 10 * time.Second
+
+// giveReplicasTime waits for the replicas before consumers go back to the old
+// password, but not for ever: on the primaries it already is the right one.
+func (o *Rotator) giveReplicasTime(ctx context.Context, r *service.Rotation) {
+	ctx, cancel := context.WithTimeout(ctx, undoWait)
+	defer cancel()
+	if _, err := o.awaitReplicas(ctx, r.Credential); err != nil {
+		effect.Warn(ctx, "not waited for any longer: %v", err)
+	}
 }
 
 func unlessAhead(ctx context.Context, err error) error {
