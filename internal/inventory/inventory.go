@@ -23,6 +23,9 @@ type Inventory struct {
 	Environments map[string]Environment
 	Clusters     map[string]*Cluster
 	Credentials  map[string]*Credential
+	// ReconcileEvery is how often what every node and sink holds is compared with
+	// what it should; default 30s, from 1s.
+	ReconcileEvery time.Duration
 
 	// Warnings are what a person should read and what does not stop anything,
 	// one line each, in the order of the file.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 	_ "time/tzdata" // the same zones on every machine, containers without zoneinfo among them
 
 	"go.yaml.in/yaml/v3"
@@ -63,17 +64,18 @@ func parse(path string, raw []byte) (*Inventory, error) {
 
 // inventory reads the whole file: first what later parts refer to.
 func (d *document) inventory(v value) *Inventory {
-	o := v.object("nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials")
+	o := v.object("nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "reconcile_every")
 	inv := &Inventory{
-		File:         d.file,
-		NATS:         readNATS(o.at("nats")),
-		DataDir:      o.at("data_dir").file(".pawl"),
-		KeysDir:      o.at("keys_dir").file("pawl-keys"),
-		Telemetry:    readTelemetry(o.at("telemetry")),
-		Contacts:     map[string]string{},
-		Environments: map[string]Environment{},
-		Clusters:     map[string]*Cluster{},
-		Credentials:  map[string]*Credential{},
+		File:           d.file,
+		NATS:           readNATS(o.at("nats")),
+		DataDir:        o.at("data_dir").file(".pawl"),
+		KeysDir:        o.at("keys_dir").file("pawl-keys"),
+		Telemetry:      readTelemetry(o.at("telemetry")),
+		Contacts:       map[string]string{},
+		ReconcileEvery: o.at("reconcile_every").duration(30*time.Second, time.Second, time.Hour),
+		Environments:   map[string]Environment{},
+		Clusters:       map[string]*Cluster{},
+		Credentials:    map[string]*Credential{},
 	}
 	at := o.at("keys_dir")
 	if at.node == nil {

@@ -29,6 +29,7 @@ type Metrics struct {
 	redeliveries metric.Int64Counter
 	stalled      metric.Int64Gauge
 	requests     metric.Int64Counter
+	drift        metric.Int64Gauge
 }
 
 // NewMetrics makes the instruments.
@@ -42,13 +43,14 @@ func NewMetrics() (*Metrics, error) {
 	m.provider = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter))
 	meter := m.provider.Meter("pawl")
 	seconds := metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-	var errs [6]error
+	var errs [7]error
 	m.steps, errs[0] = meter.Float64Histogram("pawl_step_duration", metric.WithUnit("s"), metric.WithDescription("Duration of one attempt at a step, by outcome"), seconds)
 	m.rotations, errs[1] = meter.Int64Counter("pawl_rotations", metric.WithDescription("Rotations ended, by flow and outcome"))
 	m.rotationTime, errs[2] = meter.Float64Histogram("pawl_rotation_duration", metric.WithUnit("s"), metric.WithDescription("From requested to the end, by flow and outcome"), seconds)
 	m.redeliveries, errs[3] = meter.Int64Counter("pawl_redeliveries", metric.WithDescription("Triggers delivered more than once"))
 	m.stalled, errs[4] = meter.Int64Gauge("pawl_stalled", metric.WithDescription("1 while a step of the credential's rotation is past its deadline and needs a person"))
 	m.requests, errs[5] = meter.Int64Counter("pawl_requests", metric.WithDescription("Requests answered, by outcome"))
+	m.drift, errs[6] = meter.Int64Gauge("pawl_drift", metric.WithDescription("1 while a node or sink holds of the credential what neither Pawl nor an earlier rotation put there"))
 	return m, errors.Join(errs[:]...)
 }
 
@@ -75,6 +77,15 @@ func (m *Metrics) Stalled(credential, step string, stalled bool) {
 		value = 1
 	}
 	m.stalled.Record(context.Background(), value, labels("credential", credential, "step", step))
+}
+
+// Drift sets or clears the drift mark of a credential at a node or sink.
+func (m *Metrics) Drift(credential, at string, drifts bool) {
+	value := int64(0)
+	if drifts {
+		value = 1
+	}
+	m.drift.Record(context.Background(), value, labels("credential", credential, "at", at))
 }
 
 // Answered counts an answer to a request.

@@ -16,6 +16,7 @@ func New(d service.Dependencies) (*service.Service, error) {
 		return nil, errors.New("the db-rotator needs its sealing key: `pawl init` makes it")
 	}
 	r := rotator.New(d.Sealed)
+	reconciler := rotator.NewReconciler(r, d, d.Inventory.ReconcileEvery)
 	return &service.Service{
 		Name: saga.DBRotator,
 		Steps: map[string]service.Handler{
@@ -24,7 +25,8 @@ func New(d service.Dependencies) (*service.Service, error) {
 			"reinstate": r.Reinstate, "erase": r.Erase,
 		},
 		Check:   r.Check,
-		Examine: r.Examine,
+		Examine: reconciler.Examine,
+		Run:     reconciler.Run,
 		Close:   r.Close,
 	}, nil
 }

@@ -153,7 +153,7 @@ func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv
 		f.refuse("those of %s cannot be opened with the key that is here", strings.Join(closed, ", "))
 	}
 	checks := f.checks
-	for _, node := range c.Nodes {
+	for _, node := range c.Members() {
 		f := &findings{node: node.Name}
 		if err := o.examineNode(ctx, f, c, node, envelopes); err != nil {
 			f.refuse("%v", err)

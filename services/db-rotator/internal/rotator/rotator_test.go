@@ -2,6 +2,7 @@ package rotator
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -108,7 +109,9 @@ func (m *memory) Erase(_ context.Context, _, rotation string) error {
 	return nil
 }
 
-func (m *memory) Fingerprint(user string, _ secret.String) string { return "fingerprint of " + user }
+func (m *memory) Fingerprint(user string, password secret.String) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(user+password.Reveal())))
+}
 
 // world is one credential, adopted, on the real server.
 type world struct {

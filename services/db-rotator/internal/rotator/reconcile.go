@@ -1,0 +1,324 @@
+package rotator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/secret"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Reconciler compares, for ever, what every node holds with what the log says
+// it should. A lost write is repaired, behind the same fence as a rotation's;
+// anything else is reported, and never fought over. Replicas of the service may
+// all do so: a repair is idempotent.
+type Reconciler struct {
+	rotator *Rotator
+	d       service.Dependencies
+	log     func(ctx context.Context, credential string) (bus.Log, error)
+	every   time.Duration
+
+	mu       sync.Mutex
+	expected map[string]*expectation     // by credential
+	history  map[string]postgres.History // by cluster and node
+	said     map[string]string           // by credential and node
+}
+
+// NewReconciler returns one that compares everything this often, and a node
+// whose history has changed at once.
+func NewReconciler(o *Rotator, d service.Dependencies, every time.Duration) *Reconciler {
+	return &Reconciler{rotator: o, d: d, every: every, log: d.Bus.ReadNewest,
+		expected: map[string]*expectation{}, history: map[string]postgres.History{}, said: map[string]string{}}
+}
+
+// Run reconciles until ctx ends.
+func (r *Reconciler) Run(ctx context.Context) error {
+	tick := time.NewTicker(max(r.every/10, min(r.every, time.Second)))
+	defer tick.Stop()
+	var last time.Time
+	for {
+		all := time.Since(last) >= r.every
+		if all {
+			last = time.Now()
+		}
+		r.pass(ctx, all)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// pass looks at every node; at all that it holds, or only at its history.
+func (r *Reconciler) pass(ctx context.Context, all bool) {
+	on := map[inventory.Node][]*inventory.Credential{}
+	for _, c := range r.d.Inventory.Credentials {
+		for _, node := range c.Nodes {
+			on[node] = append(on[node], c)
+		}
+	}
+	var nodes sync.WaitGroup
+	for node, credentials := range on {
+		nodes.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+			defer cancel()
+			if err := r.node(ctx, node, credentials, all); err != nil && ctx.Err() == nil {
+				r.d.Log.Warn("node not compared; again soon", "node", node.Name, "error", err)
+			}
+		})
+	}
+	nodes.Wait()
+}
+
+func (r *Reconciler) node(ctx context.Context, node inventory.Node, credentials []*inventory.Credential, all bool) error {
+	p, err := r.rotator.lead(effect.With(ctx, &effect.Recorder{}), credentials[0], node)
+	if err != nil {
+		return err
+	}
+	now, err := p.History(ctx)
+	if err != nil {
+		return err
+	}
+	if !r.remember(ctx, credentials[0].Cluster.Name+"/"+node.Name, p, now) && !all {
+		return nil
+	}
+	expected := r.expectations(ctx, credentials)
+	var logins, roles []string
+	for _, e := range expected {
+		roles = append(roles, e.credential.Role)
+		if logins = append(logins, e.current.User); e.idle != "" {
+			logins = append(logins, e.idle)
+		}
+	}
+	held, err := p.Holdings(ctx, logins, roles)
+	if err != nil {
+		return err
+	}
+	for _, e := range expected {
+		r.settle(ctx, p, e, e.judge(r.rotator, held))
+	}
+	return nil
+}
+
+// remember reports whether the node's history is another one than before.
+func (r *Reconciler) remember(ctx context.Context, key string, p *primary, now postgres.History) (changed bool) {
+	r.mu.Lock()
+	before, known := r.history[key]
+	r.history[key] = now
+	r.mu.Unlock()
+	if !known || before == now {
+		return !known
+	}
+	r.d.Note(ctx, &pawlv1.Note{Kind: "history changed", Text: fmt.Sprintf("%s: was system %s timeline %d, up since %s; is system %s timeline %d, up since %s: compared at once", p.Node,
+		before.System, before.Timeline, before.Started.Format(time.RFC3339), now.System, now.Timeline, now.Started.Format(time.RFC3339))})
+	return true
+}
+
+// expectations of the credentials that have one now. What was worked out
+// before is used again while the log is the same.
+func (r *Reconciler) expectations(ctx context.Context, credentials []*inventory.Credential) []*expectation {
+	var all []*expectation
+	for _, c := range credentials {
+		e, err := r.expectation(ctx, c)
+		if err != nil && ctx.Err() == nil {
+			r.d.Log.Warn("credential not compared; again soon", "credential", c.Name, "error", err)
+		}
+		if e != nil {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+func (r *Reconciler) expectation(ctx context.Context, c *inventory.Credential) (*expectation, error) {
+	log, err := r.log(ctx, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	e := r.expected[c.Name]
+	r.mu.Unlock()
+	if e != nil && e.seq == log.LastSeq() {
+		return e, nil
+	}
+	if e, err = r.rotator.expect(ctx, c, log); err != nil || e == nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expected[c.Name] = e
+	return e, nil
+}
+
+// settle repairs or reports.
+func (r *Reconciler) settle(ctx context.Context, p *primary, e *expectation, v verdict) {
+	drifts := v.wrong != "" && !v.lost
+	if v.lost {
+		err := r.repair(ctx, p, e, v)
+		switch {
+		case errors.Is(err, errMovedOn):
+			return
+		case err != nil:
+			r.d.Log.Warn("lost write not repaired; again soon", "credential", e.credential.Name, "node", p.Node, "error", err)
+			return
+		}
+	}
+	r.d.Metrics.Drift(e.credential.Name, p.Name, drifts)
+	if !r.news(e.credential.Name+"/"+p.Name, v) {
+		return
+	}
+	note := &pawlv1.Note{Kind: "drift", Credential: e.credential.Name, Rotation: e.current.Rotation,
+		Text: fmt.Sprintf("%s: %s, and Pawl did not do it: it is left as it is; `pawl doctor %s` shows more", p.Node, v.wrong, e.credential.Name)}
+	switch {
+	case v.lost:
+		note.Kind, note.Text = "repaired", fmt.Sprintf("%s had lost what was committed there (%s): done again", p.Node, v.wrong)
+	case v.wrong == "":
+		note.Kind, note.Text = "drift over", p.Node+" holds what it should again"
+	}
+	r.d.Note(ctx, note)
+}
+
+// news reports whether the verdict is another one than the last, or a repair.
+func (r *Reconciler) news(key string, v verdict) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	said := r.said[key]
+	if v.lost {
+		delete(r.said, key)
+		return true
+	}
+	r.said[key] = v.wrong
+	return said != v.wrong
+}
+
+var errMovedOn = errors.New("the log has moved on, or the node holds something else by now")
+
+// repair does again what the node has lost. The log and the node are both
+// looked at once more while the fence's lock is held.
+func (r *Reconciler) repair(ctx context.Context, p *primary, e *expectation, v verdict) error {
+	ctx, span := r.d.Tracer.Start(ctx, "reconcile")
+	defer span.End()
+	ctx = effect.With(ctx, &effect.Recorder{Credential: e.credential.Name, Step: "reconcile"})
+	return effect.Do(ctx, "repair", p.Name, func(ctx context.Context) error {
+		if err := p.EnsureFence(ctx); err != nil {
+			return err
+		}
+		return p.Fenced(ctx, e.fence, func(ctx context.Context, tx *postgres.Tx) error {
+			log, err := r.log(ctx, e.credential.Name)
+			if err != nil {
+				return err
+			}
+			if log.LastSeq() != e.seq {
+				return errMovedOn
+			}
+			return e.restore(ctx, r.rotator, tx)
+		})
+	})
+}
+
+// restore makes the logins what they should be, if what they are was Pawl's.
+func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx) error {
+	err := e.restoreLogin(ctx, o, tx, e.current.User, func(now postgres.Role) error {
+		if carries(now, e.current) && now.CanLogin {
+			return nil
+		}
+		return tx.SetVerifier(ctx, now.Name, true, e.current.Verifier)
+	})
+	if err != nil || e.idle == "" {
+		return err
+	}
+	return e.restoreLogin(ctx, o, tx, e.idle, func(idle postgres.Role) error {
+		switch {
+		case e.kept == nil && idle.CanLogin:
+			return tx.SetVerifier(ctx, idle.Name, false, secret.String{})
+		case e.kept == nil:
+			return nil
+		case !carries(idle, e.kept):
+			return tx.SetVerifier(ctx, idle.Name, false, e.kept.Verifier)
+		}
+		return tx.SetLogin(ctx, idle.Name, false)
+	})
+}
+
+// restoreLogin looks at one of the two, makes the second one where it is
+// missing, and has it set.
+func (e *expectation) restoreLogin(ctx context.Context, o *Rotator, tx *postgres.Tx, login string, set func(postgres.Role) error) error {
+	now, err := tx.RoleState(ctx, login)
+	if err != nil {
+		return err
+	}
+	if !now.Exists && login == e.idle && e.kept == nil {
+		return nil
+	}
+	if !now.Exists && login != e.credential.Role {
+		owner, err := tx.RoleState(ctx, e.credential.Role)
+		if err == nil {
+			err = unfit(owner)
+		}
+		if err == nil {
+			err = tx.CreateSibling(ctx, owner, login)
+		}
+		if err != nil {
+			return err
+		}
+		now.Exists = true
+	}
+	if err := unfit(now); err != nil {
+		return err
+	}
+	if !carries(now, e.current) && !e.isEarlier(o, now) {
+		return errMovedOn
+	}
+	return set(now)
+}
+
+// Examine tells, beside what each login carries, whether each node and replica
+// holds what the log says it should.
+func (r *Reconciler) Examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
+	checks := r.rotator.Examine(ctx, c)
+	log, err := r.log(ctx, c.Name)
+	if err != nil {
+		return append(checks, &pawlv1.Check{Target: "log", Finding: err.Error(), Refused: true})
+	}
+	e, err := r.rotator.expect(ctx, c, log)
+	if err != nil {
+		return append(checks, &pawlv1.Check{Target: "sealed credentials", Finding: err.Error(), Refused: true})
+	}
+	if e == nil {
+		return append(checks, &pawlv1.Check{Target: c.Name, Finding: "a rotation is at work, or none ever was: old and new are both expected"})
+	}
+	for _, node := range c.Members() {
+		f := &findings{node: node.Name}
+		admin, err := r.rotator.admin(c, node)
+		if err != nil {
+			f.refuse("%v", err)
+			checks = append(checks, f.checks...)
+			continue
+		}
+		held, err := admin.Holdings(ctx, slices.DeleteFunc([]string{e.current.User, e.idle}, func(login string) bool { return login == "" }), []string{c.Role})
+		switch v := e.judge(r.rotator, held); {
+		case err != nil:
+			f.refuse("%v", err)
+		case v.wrong == "":
+			f.note("as the log says")
+		case v.lost && node.ReplicaOf != "":
+			f.refuse("%s: it has not replayed what its primary has, or has lost it", v.wrong)
+		case v.lost:
+			f.refuse("%s: a write was lost: it is being repaired", v.wrong)
+		default:
+			f.refuse("%s, and Pawl did not do it: find out who did; `pawl adopt` takes over what is published, ALTER ROLE undoes the rest", v.wrong)
+		}
+		checks = append(checks, f.checks...)
+	}
+	return checks
+}
