@@ -251,3 +251,25 @@ func TestNewHistoryIsComparedAtOnce(t *testing.T) {
 	w.pass(t.Context(), false)
 	w.expectNotes("history changed", "repaired")
 }
+
+func TestRepairGivesWayToSomebodysHand(t *testing.T) {
+	w := newReconciling(t, "by hand", saga.InPlace)
+	older := w.at()
+	w.turn(saga.InPlace)
+	w.sql(older...)
+	e, err := w.expectation(t.Context(), w.credential)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := w.lead(t.Context(), w.credential, w.credential.Primary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, foreign := newPassword(t)
+	w.sql(`ALTER ROLE "by hand" PASSWORD '` + foreign.Reveal() + "'") // after the look
+	w.settle(t.Context(), p, e, verdict{lost: true, wrong: "x"})
+	w.expectNotes()
+	if !w.role("by hand").Verifier.Equal(foreign) {
+		t.Error("a password that somebody has just set was overwritten")
+	}
+}
