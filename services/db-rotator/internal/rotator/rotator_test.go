@@ -57,9 +57,11 @@ func TestMain(m *testing.M) {
 	} else {
 		code = m.Run()
 	}
-	if err := server.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	for _, s := range append(started, server) {
+		if err := s.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
@@ -69,6 +71,7 @@ type memory struct {
 	mu        sync.Mutex
 	envelopes map[string]map[string]*sealed.Credential // by rotation, by recipient
 	secrets   []secret.String                          // all there ever were
+	afterSeal func()                                   // called after our own is sealed, if set
 }
 
 func (m *memory) Open(_ context.Context, credential, rotation string) (*sealed.Credential, error) {
@@ -92,6 +95,9 @@ func (m *memory) Seal(_ context.Context, recipient string, c *sealed.Credential)
 		kept := *c
 		m.envelopes[c.Rotation][recipient] = &kept
 		m.secrets = append(m.secrets, c.Password, c.Verifier)
+		if recipient == saga.DBRotator && m.afterSeal != nil {
+			m.afterSeal()
+		}
 	}
 	return nil
 }
