@@ -199,6 +199,8 @@ func (a *Admin) Unused(ctx context.Context, f Fence, user string, elsewhere bool
 				WHEN looked_at >= clock_timestamp() - make_interval(secs => $4::float8) THEN coalesce(idle_since, clock_timestamp())
 				ELSE clock_timestamp() END
 			WHERE role = $1 AND generation = $2
+				-- To lose that nobody was seen only makes the window longer.
+				AND set_config('synchronous_commit', CASE WHEN $3 THEN current_setting('synchronous_commit') ELSE 'off' END, true) IS NOT NULL
 			RETURNING coalesce(extract(epoch FROM clock_timestamp() - idle_since)::float8, 0)`,
 			f.Role, int64(f.Generation), elsewhere || len(sessions) > 0, gap.Seconds()).Scan(&seconds)
 		if errors.Is(err, pgx.ErrNoRows) {
