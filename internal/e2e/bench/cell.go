@@ -49,12 +49,14 @@ func (p processes) closedLoop(ctx context.Context, k int, duration time.Duration
 		return cell{}, err
 	}
 	c := cell{took: slices.Concat(took...), cpu: after.minus(before)}
-	slices.Sort(c.took)
+	c.sort()
 	for _, rate := range rates {
 		c.perSecond += rate
 	}
 	return c, nil
 }
+
+func (c *cell) sort() { slices.Sort(c.took) }
 
 // quantile returns the smallest time that the share q of all did not exceed, in
 // milliseconds.

@@ -18,47 +18,70 @@ import (
 // processes are those whose work is compared. What CPU a rotation needs bounds
 // how many there can be, and depends less than they do on what else the machine
 // does.
-type processes struct{ postgres, pawl int }
+type processes struct {
+	postgres []int // postmasters
+	pawl     int
+}
 
 // cpu is what CPU time the processes have had.
 type cpu struct{ postgres, pawl, bench time.Duration }
 
-// postmaster returns the server's process id, of its own pid file.
-func postmaster(server *pgserver.Server) (int, error) {
-	raw, err := os.ReadFile(filepath.Join(server.Dir, "data", "postmaster.pid"))
-	if err != nil {
-		return 0, err
+// postmasters returns the servers' process ids, of their own pid files.
+func postmasters(servers ...*pgserver.Server) (pids []int, err error) {
+	for _, server := range servers {
+		raw, err := os.ReadFile(filepath.Join(server.Dir, "data", "postmaster.pid"))
+		if err != nil {
+			return nil, err
+		}
+		first, _, _ := strings.Cut(string(raw), "\n")
+		pid, err := strconv.Atoi(strings.TrimSpace(first))
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
 	}
-	first, _, _ := strings.Cut(string(raw), "\n")
-	return strconv.Atoi(strings.TrimSpace(first))
+	return pids, nil
 }
 
 func (p processes) cpu() (c cpu, err error) {
 	if c.pawl, err = used(p.pawl); err != nil {
 		return c, err
 	}
-	if c.postgres, err = used(p.postgres); err != nil {
-		return c, err
-	}
-	backends, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.postgres))
-	if err != nil {
-		return c, err
-	}
-	for field := range strings.FieldsSeq(string(backends)) {
-		pid, err := strconv.Atoi(field)
+	for _, postmaster := range p.postgres {
+		server, err := usedByServer(postmaster)
 		if err != nil {
 			return c, err
 		}
-		backend, err := used(pid)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // it may have ended
-			return c, err
-		}
-		c.postgres += backend
+		c.postgres += server
 	}
 	var self unix.Rusage
 	err = unix.Getrusage(unix.RUSAGE_SELF, &self)
 	c.bench = time.Duration(self.Utime.Nano() + self.Stime.Nano())
 	return c, err
+}
+
+// usedByServer is the CPU time of a postmaster and all its processes.
+func usedByServer(postmaster int) (time.Duration, error) {
+	all, err := used(postmaster)
+	if err != nil {
+		return 0, err
+	}
+	backends, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", postmaster))
+	if err != nil {
+		return 0, err
+	}
+	for field := range strings.FieldsSeq(string(backends)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		backend, err := used(pid)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // it may have ended
+			return 0, err
+		}
+		all += backend
+	}
+	return all, nil
 }
 
 // used is a process's own CPU time and that of its children that have ended.

@@ -27,6 +27,7 @@ type options struct {
 	credentials int
 	cpuProfile  string
 	up          string
+	only        string
 }
 
 func main() {
@@ -36,6 +37,7 @@ func main() {
 	flag.IntVar(&o.counted, "counted", 20, "rotations in which ALTERs, logins and messages are counted")
 	flag.IntVar(&o.credentials, "credentials", 1000, "credentials in pawl.yaml where memory is measured, at least 50; 0: leave that out")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of `pawl up` under load to this file")
+	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters or memory")
 	flag.StringVar(&o.up, "up", "", "be `pawl up` with this pawl.yaml, profiled; the bench starts itself so")
 	flag.Parse()
 
@@ -54,6 +56,8 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+func (o options) wants(part string) bool { return o.only == "" || o.only == part }
 
 func (o options) check() error {
 	if o.rounds < 1 || o.cell <= 0 || o.counted < 1 {
@@ -91,11 +95,19 @@ func bench(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if err := r.speed(ctx, b, server, filepath.Join(dir, "speed")); err != nil {
-		return err
+	if o.wants("speed") {
+		if err := r.speed(ctx, b, server, filepath.Join(dir, "speed")); err != nil {
+			return err
+		}
+		b.profile = "" // of that load
 	}
-	if o.credentials > 0 {
-		b.profile = "" // of the load above
+	if o.wants("clusters") {
+		if r.clusters, err = r.measureClusters(ctx, b, server, filepath.Join(dir, "clusters")); err != nil {
+			return err
+		}
+	}
+	if o.credentials > 0 && o.wants("memory") {
+		b.profile = ""
 		if r.memory, err = measureMemory(ctx, b, server, filepath.Join(dir, "memory"), o.credentials); err != nil {
 			return err
 		}

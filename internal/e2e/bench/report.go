@@ -24,7 +24,8 @@ type report struct {
 	rounds      map[int][]round              // by number at once
 	where       map[int]map[string]breakdown // by number at once and strategy
 	counted     []counted
-	memory      *memory // nil: left out
+	clusters    *clusters // nil: left out, like the others
+	memory      *memory
 	warnings    int64
 	auditBehind uint64
 }
@@ -82,12 +83,15 @@ func (r *report) write(w io.Writer) error {
 	return document.Execute(w, map[string]any{
 		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
 		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
-		"Where": r.whereTables(), "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+		"Where": r.whereTables(), "C": r.clusters, "ManyNodes": manyNodes, "IdleLook": idleLook, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
 	})
 }
 
 // speedRows are those of the main table.
 func (r *report) speedRows() (rows []string) {
+	if r.rounds == nil {
+		return nil
+	}
 	for _, k := range atOnce {
 		rounds := r.rounds[k]
 		floors := func(figure func(cell) float64) float64 {
@@ -126,6 +130,9 @@ func (r *report) later(k int, strategy string) float64 {
 
 // aim says, for each strategy, whether it is within the aims.
 func (r *report) aim() (lines []string) {
+	if r.rounds == nil {
+		return nil
+	}
 	most := atOnce[len(atOnce)-1]
 	for _, strategy := range strategies {
 		lines = append(lines, fmt.Sprintf("%s: floor ÷ Pawl at %d is %.1f (aim: at most 2: %s); p50 at 1 is %+.1f ms from the floor's (aim: at most +25: %s).",
@@ -143,6 +150,9 @@ func met(is bool) string {
 
 // countRows has a column for each strategy.
 func (r *report) countRows() (rows []string) {
+	if len(r.counted) == 0 {
+		return nil
+	}
 	row := func(what string, figure func(counted) float64) {
 		line := "| " + what + " |"
 		for _, c := range r.counted {
@@ -169,6 +179,9 @@ func (r *report) countRows() (rows []string) {
 // whereTables returns the rows of each strategy's table.
 func (r *report) whereTables() map[string][]string {
 	tables := map[string][]string{}
+	if r.where == nil {
+		return tables
+	}
 	low, high := atOnce[0], atOnce[len(atOnce)-1]
 	for _, strategy := range strategies {
 		one, many := r.where[low][strategy], r.where[high][strategy]
@@ -234,7 +247,19 @@ sending the request.
 | step, operation | times | 1 at once: before | in it | 16 at once: before | in it |
 |---|---|---|---|---|---|
 {{range $rows}}{{.}}
-{{end}}{{end}}{{with .M}}
+{{end}}{{end}}{{with .C}}
+## Credentials on several nodes
+
+One alternating credential at a time, each node a server of its own on this machine, so that all nodes share its cores.
+
+| nodes | p50 ms | p99 ms | p50, of that on one node | CPU ms each: PostgreSQL | pawl |
+|---|---|---|---|---|---|
+{{range .Rows}}{{.}}
+{{end}}{{with .Many}}{{if .Credentials}}
+{{.Credentials}} credentials on {{$.ManyNodes}} nodes each, 8 at a time: all rotated once in {{printf "%.0f" .Took.Seconds}} s, {{printf "%.1f" .PerSecond}} per second;
+p50 {{printf "%.0f" .P50}} ms, p99 {{printf "%.0f" .P99}} ms. Afterwards ` + "`pawl up`" + ` holds {{mb .Rested.Now}} MB, and for {{$.IdleLook}} took {{printf "%.1f" .IdlePercent}} % of one core to
+compare all of them with their nodes.
+{{end}}{{end}}{{end}}{{with .M}}
 ## Memory and start of ` + "`pawl up`" + ` with {{.Credentials}} credentials
 
 | | resident MB | of it anonymous | peak |

@@ -58,7 +58,7 @@ func (r *report) speed(ctx context.Context, b program, server *pgserver.Server, 
 		err = errors.Join(err, p.stop())
 	}()
 	l := lab{processes: processes{pawl: p.cmd.Process.Pid}}
-	if l.postgres, err = postmaster(server); err != nil {
+	if l.postgres, err = postmasters(server); err != nil {
 		return err
 	}
 	if l.request, err = newRequester(ctx, s); err != nil {

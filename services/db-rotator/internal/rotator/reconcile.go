@@ -93,6 +93,9 @@ func (r *Reconciler) node(ctx context.Context, node inventory.Node, credentials 
 		return nil
 	}
 	expected := r.expectations(ctx, credentials)
+	if len(expected) == 0 {
+		return nil
+	}
 	var logins, roles []string
 	for _, e := range expected {
 		roles = append(roles, e.credential.Role)

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/pgserver"
+	"pawl.dev/internal/postgres"
+)
+
+// onNodes are the numbers of nodes that one credential is on.
+var onNodes = []int{1, 3, 10}
+
+const manyNodes = 4 // that many credentials are on
+
+// clusters is what credentials on several nodes cost.
+type clusters struct {
+	Rounds map[int][]cell // by number of nodes: one credential at a time
+	Many   many
+}
+
+// many is what many credentials on manyNodes nodes cost.
+type many struct {
+	Credentials int
+	Cell        cell          // of one rotation each
+	Took        time.Duration // for all of them
+	Rested      resident
+	Idle        float64 // cores that an idle Pawl takes, which compares all of them for ever
+}
+
+// measureClusters has servers of its own: the first of speed's and nine more.
+func (r *report) measureClusters(ctx context.Context, b program, first *pgserver.Server, dir string) (c *clusters, err error) {
+	most := onNodes[len(onNodes)-1]
+	progress("clusters: starting %d more servers", most-1)
+	servers := []*pgserver.Server{first}
+	defer func() {
+		for _, s := range servers[1:] {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	for len(servers) < most {
+		s, err := pgserver.Start(ctx, pgserver.Options{})
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, s)
+	}
+	c = &clusters{Rounds: map[int][]cell{}}
+	if err := r.measureNodes(ctx, c, b, servers, filepath.Join(dir, "nodes")); err != nil {
+		return nil, err
+	}
+	if r.options.credentials > 0 {
+		err = c.Many.measure(ctx, b, servers[:manyNodes], filepath.Join(dir, "many"), r.options.credentials)
+	}
+	return c, err
+}
+
+// measureNodes interleaves the numbers of nodes, so that the machine's drift
+// hits all of them.
+func (r *report) measureNodes(ctx context.Context, c *clusters, b program, servers []*pgserver.Server, dir string) (err error) {
+	var credentials []site.Credential
+	for _, n := range onNodes {
+		credentials = append(credentials, site.Credential{Name: onNodesName(n), Strategy: strategies[0], Cluster: clusterYAML(servers[:n])})
+	}
+	p, q, err := startOn(ctx, b, servers, dir, credentials)
+	if err != nil {
+		return err
+	}
+	defer func() { q.NATS.Close(); r.warnings += p.warnings.Load(); err = errors.Join(err, p.stop()) }()
+	for _, n := range onNodes { // twice, so that both logins are there and all sessions open
+		for range 2 {
+			if _, err := q.rotate(ctx, onNodesName(n)); err != nil {
+				return err
+			}
+		}
+	}
+	at := processes{pawl: p.cmd.Process.Pid}
+	if at.postgres, err = postmasters(servers...); err != nil {
+		return err
+	}
+	for i := range r.options.rounds {
+		for _, n := range onNodes {
+			one, err := at.closedLoop(ctx, 1, r.options.cell, func(ctx context.Context, _ int) (time.Duration, error) {
+				done, err := q.rotate(ctx, onNodesName(n))
+				return done.took, err
+			})
+			if err != nil {
+				return err
+			}
+			progress("round %d, %2d nodes: p50 %.1f ms, p99 %.1f ms, CPU ms each: PostgreSQL %.1f, pawl %.1f", i+1, n,
+				one.quantile(.5), one.quantile(.99), one.each(one.cpu.postgres), one.each(one.cpu.pawl))
+			c.Rounds[n] = append(c.Rounds[n], one)
+		}
+	}
+	return nil
+}
+
+func onNodesName(n int) string { return fmt.Sprintf("on-%02d-nodes", n) }
+
+func (m *many) measure(ctx context.Context, b program, servers []*pgserver.Server, dir string, credentials int) (err error) {
+	progress("clusters: adopting %d credentials on %d nodes", credentials, len(servers))
+	m.Credentials = credentials
+	var all []site.Credential
+	var names []string
+	shared := clusterYAML(servers)
+	for i := range credentials {
+		names = append(names, fmt.Sprintf("wide-%04d", i+1))
+		all = append(all, site.Credential{Name: names[i], Strategy: strategies[0], Cluster: shared})
+	}
+	p, q, err := startOn(ctx, b, servers, dir, all)
+	if err != nil {
+		return err
+	}
+	defer func() { q.NATS.Close(); err = errors.Join(err, p.stop()) }()
+	progress("clusters: rotating each")
+	began := time.Now()
+	rotations := make(chan time.Duration, len(names))
+	err = each(ctx, names, 8, func(ctx context.Context, credential string) error {
+		done, err := q.rotate(ctx, credential)
+		rotations <- done.took
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	m.Took = time.Since(began)
+	close(rotations)
+	for took := range rotations {
+		m.Cell.took = append(m.Cell.took, took)
+	}
+	m.Cell.sort()
+	if m.Rested, err = p.whenIdle(ctx); err != nil {
+		return err
+	}
+	m.Idle, err = p.idleShare(ctx)
+	return err
+}
+
+// idleLook is long enough for the reconciler to have compared everything twice.
+const idleLook = time.Minute
+
+// idleShare is how much of a core the idle process takes.
+func (p *process) idleShare(ctx context.Context) (float64, error) {
+	before, err := used(p.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(idleLook):
+	}
+	after, err := used(p.cmd.Process.Pid)
+	return (after - before).Seconds() / idleLook.Seconds(), err
+}
+
+// startOn sets a site up on several servers, starts Pawl on it, and adopts all.
+func startOn(ctx context.Context, b program, servers []*pgserver.Server, dir string, credentials []site.Credential) (p *process, q *requester, err error) {
+	s, err := newSite(ctx, dir, servers[0], credentials)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, other := range servers[1:] {
+		if err := copyRoles(ctx, s, other, credentials); err != nil {
+			return nil, nil, err
+		}
+	}
+	if p, err = b.start(ctx, s.File); err != nil {
+		return nil, nil, err
+	}
+	if q, err = newRequester(ctx, s); err == nil {
+		var names []string
+		for _, c := range credentials {
+			names = append(names, c.Name)
+		}
+		err = each(ctx, names, 8, q.adopt)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, p.stop())
+	}
+	return p, q, nil
+}
+
+// copyRoles gives a server the roles that are published.
+func copyRoles(ctx context.Context, s *site.Site, server *pgserver.Server, credentials []site.Credential) error {
+	conn, err := logIn(ctx, server, server.Superuser, server.Password)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, c := range credentials {
+		login, err := s.Published(c.Name)
+		if err != nil {
+			return err
+		}
+		verifier, err := postgres.Verifier(login.Password)
+		if err != nil {
+			return err
+		}
+		_, err = conn.Exec(ctx, fmt.Sprintf("DO $$ BEGIN IF to_regrole('%[1]s') IS NULL THEN CREATE ROLE %[1]s; END IF; END $$; ALTER ROLE %[1]s LOGIN PASSWORD '%[2]s'",
+			login.User, verifier.Reveal()), pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			return fmt.Errorf("role of %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// clusterYAML names the servers, whose superusers are the same.
+func clusterYAML(servers []*pgserver.Server) string {
+	var nodes []string
+	for i, s := range servers {
+		nodes = append(nodes, fmt.Sprintf("node-%02d: {host: %s, port: %d}", i+1, s.Host, s.Port))
+	}
+	return "{environment: test, admin: {user: postgres, password_file: admin.password, sslmode: disable}, nodes: {" + strings.Join(nodes, ", ") + "}}"
+}
+
+// PerSecond, P50 and P99 of many, and the others, are for the report's template.
+func (m many) PerSecond() float64   { return float64(m.Credentials) / m.Took.Seconds() }
+func (m many) P50() float64         { return m.Cell.quantile(.5) }
+func (m many) P99() float64         { return m.Cell.quantile(.99) }
+func (m many) IdlePercent() float64 { return 100 * m.Idle }
+
+// Rows of the table of nodes.
+func (c *clusters) Rows() (rows []string) {
+	for _, n := range onNodes {
+		of := func(figure func(cell) float64) float64 { return medianOf(c.Rounds[n], figure) }
+		rows = append(rows, fmt.Sprintf("| %d | %.1f | %.1f | %.2f | %.1f | %.1f |", n, of(p50), of(p99), of(p50)/medianOf(c.Rounds[onNodes[0]], p50),
+			of(func(one cell) float64 { return one.each(one.cpu.postgres) }), of(func(one cell) float64 { return one.each(one.cpu.pawl) })))
+	}
+	return rows
+}
