@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
@@ -27,12 +28,23 @@ func (f *findings) add(refused bool, finding string) {
 
 // Check looks whether a rotation could be done now. It changes nothing.
 func (o *Rotator) Check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	var checks []*pawlv1.Check
-	for _, node := range c.Nodes {
-		f := &findings{node: node.Name}
-		if err := o.checkNode(ctx, f, c, node); err != nil {
-			f.refuse("%v", err)
-		}
+	return eachNode(c.Nodes, func(f *findings, node inventory.Node) error { return o.checkNode(ctx, f, c, node) })
+}
+
+// eachNode looks at all nodes at once; the findings are in the order of the nodes.
+func eachNode(nodes []inventory.Node, look func(*findings, inventory.Node) error) (checks []*pawlv1.Check) {
+	found := make([]*findings, len(nodes))
+	var all sync.WaitGroup
+	for i, node := range nodes {
+		found[i] = &findings{node: node.Name}
+		all.Go(func() {
+			if err := look(found[i], node); err != nil {
+				found[i].refuse("%v", err)
+			}
+		})
+	}
+	all.Wait()
+	for _, f := range found {
 		checks = append(checks, f.checks...)
 	}
 	return checks
@@ -152,15 +164,9 @@ func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv
 	if len(closed) > 0 {
 		f.refuse("those of %s cannot be opened with the key that is here", strings.Join(closed, ", "))
 	}
-	checks := f.checks
-	for _, node := range c.Members() {
-		f := &findings{node: node.Name}
-		if err := o.examineNode(ctx, f, c, node, envelopes); err != nil {
-			f.refuse("%v", err)
-		}
-		checks = append(checks, f.checks...)
-	}
-	return checks
+	return append(f.checks, eachNode(c.Members(), func(f *findings, node inventory.Node) error {
+		return o.examineNode(ctx, f, c, node, envelopes)
+	})...)
 }
 
 func (o *Rotator) examineNode(ctx context.Context, f *findings, c *inventory.Credential, node inventory.Node, envelopes []*sealed.Credential) error {

@@ -300,28 +300,28 @@ func (r *Reconciler) Examine(ctx context.Context, c *inventory.Credential) []*pa
 	if e == nil {
 		return append(checks, &pawlv1.Check{Target: c.Name, Finding: "a rotation is at work, or none ever was: old and new are both expected"})
 	}
-	for _, node := range c.Members() {
-		f := &findings{node: node.Name}
-		admin, err := r.rotator.admin(c, node)
-		if err != nil {
-			f.refuse("%v", err)
-			checks = append(checks, f.checks...)
-			continue
-		}
-		held, err := admin.Holdings(ctx, slices.DeleteFunc([]string{e.current.User, e.idle}, func(login string) bool { return login == "" }), []string{c.Role})
-		switch v := e.judge(r.rotator, held); {
-		case err != nil:
-			f.refuse("%v", err)
-		case v.wrong == "":
-			f.note("as the log says")
-		case v.lost && node.ReplicaOf != "":
-			f.refuse("%s: it has not replayed what its primary has, or has lost it", v.wrong)
-		case v.lost:
-			f.refuse("%s: a write was lost: it is being repaired", v.wrong)
-		default:
-			f.refuse("%s, and Pawl did not do it: find out who did; `pawl adopt` takes over what is published, ALTER ROLE undoes the rest", v.wrong)
-		}
-		checks = append(checks, f.checks...)
+	return append(checks, eachNode(c.Members(), func(f *findings, node inventory.Node) error { return r.examineNode(ctx, f, e, node) })...)
+}
+
+func (r *Reconciler) examineNode(ctx context.Context, f *findings, e *expectation, node inventory.Node) error {
+	admin, err := r.rotator.admin(e.credential, node)
+	if err != nil {
+		return err
 	}
-	return checks
+	logins := slices.DeleteFunc([]string{e.current.User, e.idle}, func(login string) bool { return login == "" })
+	held, err := admin.Holdings(ctx, logins, []string{e.credential.Role})
+	if err != nil {
+		return err
+	}
+	switch v := e.judge(r.rotator, held); {
+	case v.wrong == "":
+		f.note("as the log says")
+	case v.lost && node.ReplicaOf != "":
+		f.refuse("%s: it has not replayed what its primary has, or has lost it", v.wrong)
+	case v.lost:
+		f.refuse("%s: a write was lost: it is being repaired", v.wrong)
+	default:
+		f.refuse("%s, and Pawl did not do it: find out who did; `pawl adopt` takes over what is published, ALTER ROLE undoes the rest", v.wrong)
+	}
+	return nil
 }
