@@ -10,6 +10,8 @@ PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 MODULES = $(shell go list -m -f '{{.Dir}}')
 # A recipe's first word: finds PostgreSQL, or installs it.
 WITH_POSTGRES = postgres=$$(deploy/postgres-for-tests.sh) && PAWL_POSTGRES_BIN=$$postgres
+# The same with a pgbouncer, which only tests want.
+WITH_SERVERS = pooler=$$(deploy/pgbouncer-for-tests.sh) && $(WITH_POSTGRES) PAWL_PGBOUNCER=$$pooler
 TEST = go test -race -shuffle=on
 # What of PostgreSQL differs between its versions, the packages below meet.
 OTHER_VERSIONS := 13 14 16 17 18
@@ -31,18 +33,18 @@ test: tools ## set up, then what CI runs: format, vet, every module alone, all t
 	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 	@go vet pawl.dev/...
 	@for module in $(MODULES); do (cd $$module && GOWORK=off go build ./...); done
-	@$(WITH_POSTGRES) $(TEST) pawl.dev/...
+	@$(WITH_SERVERS) $(TEST) pawl.dev/...
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
 		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && \
-		$(TEST) -count=1 $(MEETS_POSTGRES) && $(TEST) -count=1 pawl.dev/internal/e2e -run EveryFlowUndisturbed; \
+		$(TEST) -count=1 $(MEETS_POSTGRES) && $(WITH_SERVERS) $(TEST) -count=1 pawl.dev/internal/e2e -run EveryFlowUndisturbed; \
 	done
 
 test-full: test ## every test, none sampled, and PostgreSQL 13 to 18 (an hour or more)
-	@$(WITH_POSTGRES) $(TEST) -timeout 3h pawl.dev/internal/e2e -full
+	@$(WITH_SERVERS) $(TEST) -timeout 3h pawl.dev/internal/e2e -full
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
-		postgres=$$(deploy/postgres-for-tests.sh $$version) && PAWL_POSTGRES_BIN=$$postgres $(TEST) -count=1 pawl.dev/...; \
+		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -count=1 pawl.dev/...; \
 	done
 
 bench: ## measure rotations beside the floor, in one run

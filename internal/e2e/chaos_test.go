@@ -124,7 +124,7 @@ func (w *world) killAtRandom(times int) {
 			if err := w.site.Postgres.Kill(); err != nil {
 				w.t.Errorf("kill PostgreSQL: %v", err)
 			}
-			if err := w.restartPostgres(); err != nil {
+			if err := w.site.Postgres.Restart(context.Background()); err != nil {
 				w.t.Errorf("start PostgreSQL again: %v", err)
 			}
 		case 1:
@@ -133,15 +133,4 @@ func (w *world) killAtRandom(times int) {
 			_ = w.fleet.Signal(names[w.random.IntN(len(names))], syscall.SIGKILL) // likewise
 		}
 	}
-}
-
-// restartPostgres tries for a while: a backend of the killed server may still
-// be on its way out.
-func (w *world) restartPostgres() (err error) {
-	for range 20 {
-		if err = w.site.Postgres.Restart(context.Background()); err == nil {
-			return nil
-		}
-	}
-	return err
 }

@@ -20,16 +20,17 @@ const (
 )
 
 // Cutter stands between a client and a server and breaks a connection at its
-// COMMIT, so that the client cannot know what became of it. It understands the
-// protocol's framing, and declines TLS.
+// COMMIT, so that the client cannot know what became of it; or it is an address
+// that fails over from one server to another. It understands the protocol's
+// framing, and declines TLS.
 type Cutter struct {
 	Host string
 	Port uint16
 
 	listener net.Listener
-	target   string
 
 	mu     sync.Mutex
+	target string
 	armed  *trigger
 	conns  map[net.Conn]bool
 	closed bool
@@ -62,6 +63,16 @@ func (c *Cutter) Arm(cut Cut, after string) <-chan struct{} {
 	return c.armed.done
 }
 
+// Retarget has new connections go to another server and breaks those there are.
+func (c *Cutter) Retarget(target string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = target
+	for conn := range c.conns {
+		conn.Close()
+	}
+}
+
 // Close breaks all connections and waits for them to end.
 func (c *Cutter) Close() error {
 	c.mu.Lock()
@@ -81,14 +92,17 @@ func (c *Cutter) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", c.target)
+		c.mu.Lock()
+		target := c.target
+		c.mu.Unlock()
+		server, err := net.Dial("tcp", target)
 		if err != nil {
 			client.Close()
 			continue
 		}
 		l := &link{cutter: c, client: client, server: server}
-		if !c.track(client, server) {
-			return
+		if !c.track(target, client, server) {
+			continue // closed, or retargeted since
 		}
 		for _, carry := range []func() error{l.forward, l.back} {
 			c.wait.Go(func() {
@@ -99,16 +113,20 @@ func (c *Cutter) accept() {
 	}
 }
 
-func (c *Cutter) track(conns ...net.Conn) bool {
+// track remembers the connections to target, or closes them where that is no
+// longer the one.
+func (c *Cutter) track(target string, conns ...net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	current := !c.closed && target == c.target
 	for _, conn := range conns {
-		c.conns[conn] = true
-		if c.closed {
+		if current {
+			c.conns[conn] = true
+		} else {
 			conn.Close()
 		}
 	}
-	return !c.closed
+	return current
 }
 
 // take disarms the trigger if this message is the one it waits for.

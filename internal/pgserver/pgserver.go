@@ -1,6 +1,7 @@
 // Package pgserver runs a throwaway PostgreSQL for tests, the demo and
 // benchmarks: found on the machine, initialised once and copied, on a free port
-// of 127.0.0.1, gone when its parent is gone. Standard library only.
+// of 127.0.0.1, gone when its parent is gone; with standbys, base backups, a
+// pooler in front, and a proxy that breaks connections.
 package pgserver
 
 import (
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -45,10 +47,14 @@ type Server struct {
 	Dir       string
 	LogFile   string
 
+	settings  map[string]string // as in Options
+	hba       []string          // likewise
 	binaries  string
 	account   *account
 	temporary bool
 	process   *process
+
+	replication secret.String // of standbyRole, once it is there
 }
 
 // pollEvery is how often start-up looks whether the server is ready.
@@ -56,7 +62,24 @@ const pollEvery = 5 * time.Millisecond
 
 // Start starts a server and returns once it accepts connections.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	s := &Server{Host: "127.0.0.1", Superuser: "postgres", Dir: o.Dir, binaries: o.Binaries}
+	return startWith(ctx, o, func(s *Server) error {
+		template, err := s.template(ctx)
+		if err != nil {
+			return err
+		}
+		if err := copyTree(template, s.data()); err != nil {
+			return fmt.Errorf("copy template: %w", err)
+		}
+		return nil
+	})
+}
+
+// startWith starts a server whose data directory fill has made.
+func startWith(ctx context.Context, o Options, fill func(*Server) error) (*Server, error) {
+	if o.NoSync {
+		o.Settings = merged(map[string]string{"fsync": "off"}, o.Settings)
+	}
+	s := &Server{Host: "127.0.0.1", Superuser: "postgres", Dir: o.Dir, settings: o.Settings, hba: o.HBA, binaries: o.Binaries}
 	var err error
 	if s.binaries == "" {
 		if s.binaries, err = Find(); err != nil {
@@ -66,20 +89,16 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if s.account, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	template, err := s.template(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if s.temporary = s.Dir == ""; s.temporary {
 		if s.Dir, err = os.MkdirTemp("", "pg"); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.create(template, o); err != nil {
+	if err := s.create(fill); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	for attempt := 1; ; attempt++ {
-		if err = s.choosePort(); err == nil {
+		if s.Port, err = freePort(s.Host); err == nil {
 			err = s.start(ctx)
 		}
 		if err == nil {
@@ -112,14 +131,14 @@ func (s *Server) Stop() error {
 // brings the server back.
 func (s *Server) Kill() error { return s.halt(syscall.SIGKILL) }
 
-// create makes the data directory from the template.
-func (s *Server) create(template string, o Options) error {
+// create makes the data directory and configures it.
+func (s *Server) create(fill func(*Server) error) error {
 	data := s.data()
 	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
 		return err
 	}
-	if err := copyTree(template, data); err != nil {
-		return fmt.Errorf("copy template: %w", err)
+	if err := fill(s); err != nil {
+		return err
 	}
 	password, err := os.ReadFile(filepath.Join(data, passwordFile))
 	if err != nil {
@@ -127,10 +146,10 @@ func (s *Server) create(template string, o Options) error {
 	}
 	s.Password = secret.New(string(password))
 	s.LogFile = filepath.Join(s.Dir, "postgres.log")
-	if err := os.WriteFile(filepath.Join(data, "postgresql.conf"), []byte(s.configuration(o)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(data, "postgresql.conf"), []byte(s.configuration()), 0o600); err != nil {
 		return err
 	}
-	hba := append(slices.Clone(o.HBA),
+	hba := append(slices.Clone(s.hba),
 		"local all all scram-sha-256",
 		"host all all 127.0.0.1/32 scram-sha-256",
 		"host all all ::1/128 scram-sha-256",
@@ -141,22 +160,20 @@ func (s *Server) create(template string, o Options) error {
 	return s.account.own(s.Dir)
 }
 
-func (s *Server) configuration(o Options) string {
+func (s *Server) configuration() string {
 	settings := map[string]string{
 		"listen_addresses":    s.Host,
 		"password_encryption": "scram-sha-256",
 		"shared_buffers":      "16MB",
 		"max_connections":     "100",
+		"wal_keep_size":       "128MB", // for standbys that come late, and backups
 		// A long path does not fit a socket's address (107 bytes).
 		"unix_socket_directories": s.Dir,
 	}
 	if len(s.Dir) > 80 {
 		settings["unix_socket_directories"] = ""
 	}
-	if o.NoSync {
-		settings["fsync"] = "off"
-	}
-	for name, value := range o.Settings {
+	for name, value := range s.settings {
 		settings[name] = value
 	}
 	var conf strings.Builder
@@ -166,14 +183,16 @@ func (s *Server) configuration(o Options) string {
 	return conf.String()
 }
 
-func (s *Server) choosePort() error {
-	l, err := net.Listen("tcp", net.JoinHostPort(s.Host, "0"))
+func freePort(host string) (uint16, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	s.Port = uint16(l.Addr().(*net.TCPAddr).Port)
-	return l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port), l.Close()
 }
+
+// Address is host:port.
+func (s *Server) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa(int(s.Port))) }
 
 func (s *Server) start(ctx context.Context) error {
 	log, err := os.OpenFile(s.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -215,22 +234,36 @@ func (s *Server) halt(signal syscall.Signal) error {
 	if s.process == nil {
 		return nil
 	}
-	children := childrenOf(s.process.pid)
+	var children []int // a shutdown waits for them itself
+	if signal == syscall.SIGKILL {
+		if err := s.process.signal(syscall.SIGSTOP); err != nil { // so that no more are born
+			return err
+		}
+		children = childrenOf(s.process.pid)
+	}
 	if err := s.process.signal(signal); err != nil {
 		return err
 	}
-	if signal == syscall.SIGKILL {
-		for _, pid := range children {
-			_ = syscall.Kill(pid, signal) // gone already: fine
-		}
+	for _, pid := range children {
+		_ = syscall.Kill(pid, signal) // gone already: fine
 	}
+	late := time.After(20 * time.Second)
 	select {
 	case <-s.process.ended:
-		s.process = nil
-		return nil
-	case <-time.After(20 * time.Second):
+	case <-late:
 		return errors.Join(fmt.Errorf("postgres (pid %d) does not end", s.process.pid), s.process.signal(syscall.SIGKILL))
 	}
+	s.process = nil
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for !gone(children) { // one that is left keeps the server from starting again
+		select {
+		case <-tick.C:
+		case <-late:
+			return fmt.Errorf("of PostgreSQL's processes %v some do not end", children)
+		}
+	}
+	return nil
 }
 
 func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
@@ -240,7 +273,8 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.binaries, name), args...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "LD_LIBRARY_PATH=" + filepath.Join(filepath.Dir(s.binaries), "lib")}
-	cmd.SysProcAttr = s.account.attributes()
+	// PostgreSQL's immediate shutdown: the postmaster takes its children along.
+	cmd.SysProcAttr = s.account.attributes(syscall.SIGQUIT)
 	return cmd
 }
 

@@ -54,19 +54,38 @@ func (p *process) signal(sig syscall.Signal) error {
 	return nil
 }
 
+// gone reports whether all have ended; who reaps them does not matter.
+func gone(pids []int) bool {
+	for _, pid := range pids {
+		if state, _ := stateOf(pid); state != "" && state != "Z" {
+			return false
+		}
+	}
+	return true
+}
+
+// stateOf returns a process's state, as in ps, and its parent; "" if there is none.
+func stateOf(pid int) (state string, parent int) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0 // ended meanwhile
+	}
+	// pid (name) state parent …; the name may hold anything, so read from its end.
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	if len(fields) < 2 {
+		return "", 0
+	}
+	parent, _ = strconv.Atoi(fields[1])
+	return fields[0], parent
+}
+
 // childrenOf lists the processes whose parent is pid.
 func childrenOf(pid int) []int {
 	var children []int
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, stat := range stats {
-		raw, err := os.ReadFile(stat)
-		if err != nil {
-			continue // ended meanwhile
-		}
-		// pid (name) state parent …; the name may hold anything, so read from its end.
-		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
-			if child, err := strconv.Atoi(filepath.Base(filepath.Dir(stat))); err == nil {
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range all {
+		if child, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+			if _, parent := stateOf(child); parent == pid {
 				children = append(children, child)
 			}
 		}
@@ -96,10 +115,10 @@ func unprivileged() (*account, error) {
 	return &account{uid: uid, gid: gid, switched: true}, errors.Join(err1, err2)
 }
 
-func (a *account) attributes() *syscall.SysProcAttr {
-	// SIGQUIT is PostgreSQL's immediate shutdown: the postmaster takes its
-	// children along. A group of its own keeps a terminal's Ctrl-C from it.
-	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGQUIT}
+// attributes of a process that gets the signal when its parent dies. A group of
+// its own keeps a terminal's Ctrl-C from it.
+func (a *account) attributes(orphaned syscall.Signal) *syscall.SysProcAttr {
+	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: orphaned}
 	if a.switched {
 		attributes.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
 	}
