@@ -123,6 +123,13 @@ func (u *Userlist) Lookup(login string) (found secret.String, ok bool) {
 	return found, ok
 }
 
+// Hashed reports whether pgbouncer takes the secret for a verifier, and not for
+// the password itself.
+func Hashed(s secret.String) bool {
+	text := s.Reveal()
+	return strings.HasPrefix(text, "SCRAM-SHA-256$") || strings.HasPrefix(text, "md5") && len(text) == len("md5")+32
+}
+
 // Set gives every entry of the login another secret. Where there is none, one
 // is added right behind the last of next to, or at the end. Idempotent.
 func (u *Userlist) Set(login string, value secret.String, nextTo string) {
