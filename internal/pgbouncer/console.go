@@ -39,9 +39,11 @@ func Open(ctx context.Context, c inventory.Console) (*Console, error) {
 	})
 	switch {
 	case postgres.IsRefused(err, notAllowed) && strings.Contains(err.Error(), "not allowed"):
-		return nil, &NotAdmin{name, c.User}
+		return nil, notAdmin(name, c.User)
 	case postgres.IsRefused(err, postgres.WrongPassword, notAllowed):
-		return nil, fmt.Errorf("%s: log in as %q: %w: correct what %s holds, or the line of %q in the userlist", name, c.User, err, c.PasswordSource(), c.User)
+		return nil, &Refused{fmt.Sprintf("%s: log in as %q: %v: correct what %s holds, or the line of %q in the userlist", name, c.User, err, c.PasswordSource(), c.User)}
+	case err != nil && strings.Contains(err.Error(), notSCRAM):
+		return nil, &Refused{fmt.Sprintf("%s: log in as %q: pgbouncer asks for no SCRAM proof of the password: set auth_type = scram-sha-256, and RELOAD", name, c.User)}
 	case err != nil:
 		return nil, fmt.Errorf("%s: log in as %q: %w", name, c.User, err)
 	}
@@ -52,11 +54,17 @@ func Open(ctx context.Context, c inventory.Console) (*Console, error) {
 // statisticians, and of much else.
 const notAllowed = "08P01"
 
-// NotAdmin is the error for a user who may not do what is needed.
-type NotAdmin struct{ console, user string }
+// notSCRAM begins pgx's text for a server that asks for another proof, or none;
+// it has no type of its own.
+const notSCRAM = "authentication method requirement"
 
-func (n *NotAdmin) Error() string {
-	return fmt.Sprintf("%s: %q is none of admin_users: add it there, and RELOAD", n.console, n.user)
+// Refused is for what only a person can mend; its text says how.
+type Refused struct{ reason string }
+
+func (r *Refused) Error() string { return r.reason }
+
+func notAdmin(console, user string) *Refused {
+	return &Refused{fmt.Sprintf("%s: %q is none of admin_users: add it there, and RELOAD", console, user)}
 }
 
 // Close ends the session.
@@ -89,12 +97,12 @@ func (c *Console) Config(ctx context.Context) (map[string]string, error) {
 	return settings, err
 }
 
-// Admin returns a *NotAdmin unless the console's user is an administrator by
+// Admin returns a *Refused unless the console's user is an administrator by
 // these settings.
 func (c *Console) Admin(settings map[string]string) error {
 	admins := strings.FieldsFunc(settings["admin_users"], func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
 	if !slices.Contains(admins, c.account.User) {
-		return &NotAdmin{c.name, c.account.User}
+		return notAdmin(c.name, c.account.User)
 	}
 	return nil
 }
@@ -146,7 +154,7 @@ func (c *Console) run(ctx context.Context, command string) ([]map[string]string,
 	if err != nil {
 		if answer := new(pgconn.PgError); errors.As(err, &answer) {
 			if answer.Message == "admin access needed" {
-				return nil, &NotAdmin{c.name, c.account.User}
+				return nil, notAdmin(c.name, c.account.User)
 			}
 			err = errors.New(answer.Message)
 		}

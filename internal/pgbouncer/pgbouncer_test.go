@@ -150,7 +150,7 @@ func TestWhoMayNotUseTheConsoleIsToldWhy(t *testing.T) {
 		}
 		return console, err
 	}
-	if _, err := try(func(c *inventory.Console) { c.User = "stranger" }); !errors.As(err, new(*pgbouncer.NotAdmin)) || !strings.Contains(err.Error(), `"stranger" is none of admin_users`) {
+	if _, err := try(func(c *inventory.Console) { c.User = "stranger" }); !errors.As(err, new(*pgbouncer.Refused)) || !strings.Contains(err.Error(), `"stranger" is none of admin_users`) {
 		t.Errorf("a stranger: %v", err)
 	}
 	console, err := try(func(c *inventory.Console) { c.User = "statistician" })
@@ -159,10 +159,10 @@ func TestWhoMayNotUseTheConsoleIsToldWhy(t *testing.T) {
 	}
 	defer console.Close()
 	settings, err := console.Config(t.Context())
-	if err != nil || !errors.As(console.Admin(settings), new(*pgbouncer.NotAdmin)) {
+	if err != nil || !errors.As(console.Admin(settings), new(*pgbouncer.Refused)) {
 		t.Errorf("a statistician: %v", err)
 	}
-	if err := console.Reload(t.Context()); !errors.As(err, new(*pgbouncer.NotAdmin)) {
+	if err := console.Reload(t.Context()); !errors.As(err, new(*pgbouncer.Refused)) {
 		t.Errorf("a statistician reloads: %v", err)
 	}
 	if _, err := try(func(c *inventory.Console) { c.PasswordFile = p.Userlist }); err == nil || !strings.Contains(err.Error(), "correct what "+p.Userlist+" holds") {

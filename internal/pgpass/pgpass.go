@@ -112,18 +112,17 @@ func (f *File) Lookup(login string, hosts []string) (passwords []string) {
 	return passwords
 }
 
-// Shadow returns the numbers, from 1, of a line of the login and of one above
-// it that has * for the user, and which libpq would take instead; 0 where there
-// is none.
-func (f *File) Shadow(login string, hosts []string) (shadowed, by int) {
+// Shadow returns the number, from 1, of a line that has * for the user and that
+// libpq would take instead of one of the login below it; 0: there is none.
+func (f *File) Shadow(login string, hosts []string) int {
 	for _, i := range f.find(login, hosts) {
 		for above, l := range f.lines[:i] {
 			if l.fields != nil && l.fields[user].any && l.fits(hosts) && meet(l.fields[database], f.lines[i].fields[database]) {
-				return i + 1, above + 1
+				return above + 1
 			}
 		}
 	}
-	return 0, 0
+	return 0
 }
 
 // Set gives the login's lines that fit one of the hosts another password, and

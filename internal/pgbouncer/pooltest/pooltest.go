@@ -37,7 +37,8 @@ type Pooler struct {
 }
 
 // Start runs a pgbouncer for every database of the server at port, until the
-// test ends. The userlist gets a line for the console's user.
+// test ends. The userlist gets a line for the console's
+// user, where it has none.
 func Start(t *testing.T, port uint16, userlist string, settings map[string]string) *Pooler {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pgbouncer")
@@ -65,8 +66,12 @@ func Start(t *testing.T, port uint16, userlist string, settings map[string]strin
 	for name, value := range all {
 		ini += name + " = " + value + "\n"
 	}
+	boss := Line(Boss, Password)
+	if strings.Contains(userlist, `"`+Boss+`"`) {
+		boss = ""
+	}
 	for path, content := range map[string]string{
-		p.Userlist: userlist + fmt.Sprintf("\"%s\" \"%s\"\n", Boss, Password), p.Console.PasswordFile: Password + "\n", filepath.Join(dir, "ini"): ini,
+		p.Userlist: userlist + boss, p.Console.PasswordFile: Password + "\n", filepath.Join(dir, "ini"): ini,
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -162,6 +167,18 @@ func (p *Pooler) Stop() {
 	}
 }
 
+// Rewrite replaces the lines of the userlist, but for the console's user, and
+// has it read.
+func (p *Pooler) Rewrite(t *testing.T, userlist string) {
+	t.Helper()
+	if err := os.WriteFile(p.Userlist, []byte(userlist+Line(Boss, Password)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Open(t).Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Open returns a session on the console, closed with the test.
 func (p *Pooler) Open(t *testing.T) *pgbouncer.Console {
 	t.Helper()
@@ -181,14 +198,4 @@ func (p *Pooler) Target(user, password, database string) postgres.Target {
 // Line is one of a userlist.
 func Line(user, secret string) string {
 	return `"` + strings.ReplaceAll(user, `"`, `""`) + `" "` + strings.ReplaceAll(secret, `"`, `""`) + "\"\n"
-}
-
-// Servers returns the pooler's server connections of these users.
-func (p *Pooler) Servers(t *testing.T, users ...string) []pgbouncer.Server {
-	t.Helper()
-	servers, err := p.Open(t).Servers(t.Context(), users)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return servers
 }

@@ -95,7 +95,7 @@ func (p *pooler) Check(ctx context.Context, want Content) (warnings []string, er
 
 // settle makes a refusal of what trying again cannot mend.
 func settle(err error) error {
-	if errors.As(err, new(*pgbouncer.NotAdmin)) {
+	if errors.As(err, new(*pgbouncer.Refused)) {
 		return Refusal{err}
 	}
 	return err

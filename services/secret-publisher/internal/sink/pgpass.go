@@ -49,7 +49,7 @@ func (p passwords) render(old []byte, want Content) ([]byte, error) {
 	if other := besides(p.credential, want.User); err == nil && n == 0 && other != "" {
 		n, err = file.Copy(other, want.User, want.Password.Reveal(), p.hosts)
 	}
-	switch shadowed, by := file.Shadow(want.User, p.hosts); {
+	switch by := file.Shadow(want.User, p.hosts); {
 	case err != nil:
 		return nil, err
 	case old == nil:
@@ -57,7 +57,7 @@ func (p passwords) render(old []byte, want Content) ([]byte, error) {
 	case n == 0:
 		return nil, errors.New("has no line for a login of this credential: add " + p.example())
 	case by > 0:
-		return nil, fmt.Errorf("line %d is for any user, and libpq takes it instead of line %d below: move it down", by, shadowed)
+		return nil, fmt.Errorf("line %d is for any user, and libpq takes it before that of %s below: move it down", by, want.User)
 	}
 	return file.Bytes(), nil
 }
