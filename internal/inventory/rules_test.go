@@ -28,7 +28,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, old, with, want string }{
 		// The form of the file.
 		{"a key twice", "keys_dir: keys", "data_dir: other", "2: data_dir: stands twice, first on line 1: keep one"},
-		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials)`},
+		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials, reconcile_every)`},
 		{"an alias", "environment: production", "environment: &e production\n    observer: *e", "8: clusters.main.observer: YAML aliases are not read here: write the value out"},
 		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.\"<<\": YAML merge keys are not read here: write the values out"},
 		{"a scalar for a mapping", account, "pawl_admin", "8: clusters.main.admin: must be a mapping, that is, lines of key: value"},
