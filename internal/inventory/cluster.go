@@ -27,8 +27,14 @@ func readCluster(v value, environments map[string]Environment) *Cluster {
 
 var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
+var accountKeys = []string{"user", "password_file", "password_env", "database", "sslmode", "sslrootcert"}
+
 func readAccount(v value, defaults Account) Account {
-	o := v.object("user", "password_file", "password_env", "database", "sslmode", "sslrootcert")
+	return v.object(accountKeys...).account(defaults)
+}
+
+// account reads the fields of an account, which may stand among others.
+func (o object) account(defaults Account) Account {
 	file, env := o.at("password_file"), o.at("password_env")
 	a := Account{
 		User:         o.at("user").text(),
@@ -49,8 +55,8 @@ func readAccount(v value, defaults Account) Account {
 	switch {
 	case file.node != nil && env.node != nil:
 		env.fault("stands beside password_file: keep one")
-	case file.node == nil && env.node == nil && !file.broken && !env.broken && v.isMapping():
-		v.fault("has no password: add password_file or password_env")
+	case file.node == nil && env.node == nil && !file.broken && !env.broken && o.isMapping():
+		o.fault("has no password: add password_file or password_env")
 	case a.PasswordEnv != "" && !variable.MatchString(a.PasswordEnv):
 		env.fault("must be the name of an environment variable, such as PAWL_ADMIN_PASSWORD")
 	}
@@ -141,7 +147,10 @@ func (c *Cluster) Replicas(primary Node) []Node {
 	var out []Node
 	for _, name := range slices.Sorted(maps.Keys(c.Nodes)) {
 		root := c.Nodes[name]
-		for root.ReplicaOf != "" {
+		for range c.Nodes { // no more: a circle is refused elsewhere
+			if root.ReplicaOf == "" {
+				break
+			}
 			root = c.Nodes[root.ReplicaOf]
 		}
 		if root.Name == primary.Name && name != primary.Name {

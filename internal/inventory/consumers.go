@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	restartsReady = []string{"process", "command", "http", "none"}
-	restartsLater = []string{"compose", "container", "swarm_service", "systemd", "kubernetes", "pgbouncer"}
+	restartsReady = []string{"process", "command", "http", "none", "pgbouncer"}
+	restartsLater = []string{"compose", "container", "swarm_service", "systemd", "kubernetes"}
 )
 
 // What may take longer than the saga's restart step would be given up half-way.
@@ -26,10 +26,14 @@ func readConsumers(v value) []Consumer {
 	for _, item := range v.list() {
 		o := item.object("name", "application_name", "instances", "restart", "health")
 		c := Consumer{
-			Instances: o.at("instances").integer(1, 1, 1000),
-			Restart:   readRestart(o.at("restart")),
-			Health:    readHealth(o.at("health")),
+			Restart: readRestart(o.at("restart")),
+			Health:  readHealth(o.at("health")),
 		}
+		least := 1
+		if c.Restart.Pgbouncer != nil { // its server connections are its clients' sessions
+			least = 0
+		}
+		c.Instances = o.at("instances").integer(least, least, 1000)
 		if o.readable() {
 			c.Name = o.at("name").required("what the consumer is called")
 		}
@@ -38,6 +42,9 @@ func readConsumers(v value) []Consumer {
 		}
 		if line, seen := first[c.Name]; seen && c.Name != "" {
 			o.at("name").fault("%.80q stands twice, first on line %d: name each consumer once", c.Name, line)
+		}
+		if n := len(out); n > 0 && out[n-1].Restart.Pgbouncer != nil && c.Restart.Pgbouncer == nil {
+			item.warn("turns after pgbouncer, and until then keeps server connections of the old login open, which nothing closes afterwards: list pgbouncer last")
 		}
 		first[c.Name] = o.at("name").line
 		c.ApplicationName = cmp.Or(o.at("application_name").text(), c.Name)
@@ -71,6 +78,8 @@ func readRestart(v value) Restart {
 		return Restart{Command: readCommand(body)}
 	case "http":
 		return Restart{HTTP: readHTTPCall(body)}
+	case "pgbouncer":
+		return Restart{Pgbouncer: readReconnect(body)}
 	case "none":
 		body.object() // takes no settings
 	}

@@ -46,7 +46,7 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 		o.at("group").checkName(c.Group)
 	}
 	d.checkRole(o.at("role"), c)
-	c.Publish = readPublish(o.at("publish"), c.Strategy)
+	c.Publish = readPublish(o.at("publish"), c)
 	c.Consumers = readConsumers(o.at("consumers"))
 	c.Verify = readProbes(o.at("verify"))
 	return c

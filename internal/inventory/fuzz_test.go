@@ -40,11 +40,12 @@ func checkInvariants(t testing.TB, inv *Inventory) {
 		}
 		checkSinks(t, c)
 		for _, k := range c.Consumers {
-			must(k.Name != "" && k.ApplicationName != "" && k.Instances > 0, "consumer", k)
+			must(k.Name != "" && k.ApplicationName != "" && (k.Instances > 0 || k.Restart.Pgbouncer != nil), "consumer", k)
 			must(k.Restart.Process == nil || filepath.IsAbs(k.Restart.Process.PIDFile) && (k.Restart.Process.Signal == "") != (len(k.Restart.Process.Start) == 0), "process", k)
 			must(k.Restart.Command == nil || len(k.Restart.Command.Argv) > 0, "command", k)
 			must(k.Restart.HTTP == nil || k.Restart.HTTP.URL != "" && k.Restart.HTTP.Timeout > 0, "http", k)
 		}
+		must(slices.ContainsFunc(c.Publish, func(s Sink) bool { return !s.Lookup() }), "lookups alone", c)
 		for _, p := range c.Verify {
 			must((p.SQL == "") != (p.Pool == nil) && (p.Pool == nil || p.Pool.Connections > 0), "probe", p)
 		}
@@ -55,6 +56,14 @@ func checkSinks(t testing.TB, c *Credential) {
 	t.Helper()
 	for _, s := range c.Publish {
 		switch {
+		case s.Pgpass != nil:
+			if !filepath.IsAbs(s.Pgpass.Path) || len(s.Pgpass.Hosts) == 0 {
+				t.Errorf("pgpass: %+v", s.Pgpass)
+			}
+		case s.Pgbouncer != nil:
+			if u := s.Pgbouncer; !filepath.IsAbs(u.Path) || u.AuthFile == "" || u.Console.Host == "" || u.Console.Port == 0 || u.Console.User == "" {
+				t.Errorf("pgbouncer: %+v", u)
+			}
 		case (s.Dotenv == nil) == (s.File == nil):
 			t.Errorf("sink: %+v", s)
 		case s.File != nil:
@@ -80,6 +89,7 @@ func checkSinks(t testing.TB, c *Credential) {
 func FuzzLoad(f *testing.F) {
 	f.Add(valid)
 	f.Add(uncomment(Template()))
+	f.Add(strings.Replace(valid, sink, sink+"\n      - pgpass: {path: p, hosts: [\"*:*\"]}\n      - pgbouncer: {userlist: u, user: b, password_env: B}", 1))
 	f.Add("a: &a [*a]\n<<: *a\n? [x]\n: !t y\nnats: {url: \"nats://u:p@h\"}\n")
 	f.Add("clusters: {a: {nodes: {b: {replica_of: c}, c: {replica_of: b}}}}\ncredentials: {x: {cluster: a, nodes: [b, b, ~]}}\n")
 	f.Add("credentials:\n  a: {publish: [dotenv, {file: , vault_kv: 1}, {dotenv: {path: pawl.yaml}}], consumers: [{restart: {http: [], none: 2}}], verify: [{sql: []}]}\n")

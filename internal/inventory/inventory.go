@@ -112,9 +112,15 @@ type Credential struct {
 
 // Sink is one place where the credential is published; exactly one field is set.
 type Sink struct {
-	Dotenv *Dotenv
-	File   *File
+	Dotenv    *Dotenv
+	File      *File
+	Pgpass    *Pgpass
+	Pgbouncer *Userlist
 }
+
+// Lookup reports whether the sink maps login names to secrets: it holds both
+// logins of a credential and tells nobody which one to use.
+func (s Sink) Lookup() bool { return s.Pgpass != nil || s.Pgbouncer != nil }
 
 // Dotenv publishes into a .env file. Keys are as written in the file; a
 // Password of the form KEY[n] is the n-th member, from 0, of a comma-separated
@@ -142,11 +148,33 @@ type File struct {
 	Mode   uint32 // of a file that does not exist yet; default 0600
 }
 
+// Pgpass publishes into a password file of libpq: to the lines of the
+// credential's logins.
+type Pgpass struct {
+	Path  string   // absolute
+	Hosts []string // host:port as the file's readers name the servers, either may be *; default: the nodes and their replicas
+}
+
+// Userlist publishes verifiers into the auth_file of a pgbouncer, and has it
+// read anew.
+type Userlist struct {
+	Path     string // absolute
+	AuthFile string // what pgbouncer calls it; default: Path
+	Console  Console
+}
+
+// Console is the admin console of a pgbouncer.
+type Console struct {
+	Account        // one of admin_users
+	Host    string // default 127.0.0.1
+	Port    uint16 // default 6432
+}
+
 // Consumer is an application that uses the credential.
 type Consumer struct {
 	Name            string
 	ApplicationName string // default: Name
-	Instances       int    // default 1
+	Instances       int    // default 1; 0, the default of pgbouncer: has no sessions of its own to be proven
 	Restart         Restart
 	Health          Health
 }
@@ -154,9 +182,10 @@ type Consumer struct {
 // Restart is how a consumer is made to read the credential; at most one field
 // is set, none means that it reads by itself.
 type Restart struct {
-	Process *Process
-	Command *Command
-	HTTP    *HTTPCall
+	Process   *Process
+	Command   *Command
+	HTTP      *HTTPCall
+	Pgbouncer *Reconnect
 }
 
 // Process signals, or stops and starts, a local process.
@@ -181,6 +210,12 @@ type HTTPCall struct {
 	Method    string        // default POST
 	Timeout   time.Duration // default 10s
 	TokenFile string        // absolute; sent as a bearer token
+}
+
+// Reconnect has a pgbouncer replace its server connections.
+type Reconnect struct {
+	Console Console
+	Timeout time.Duration // default 30s: how long its clients may keep the old ones
 }
 
 // Health is the gate after each consumer's restart; zero: no gate.
@@ -240,6 +275,9 @@ func (i *Inventory) Together(c *Credential) []string {
 	slices.Sort(names)
 	return names
 }
+
+// Address is host:port, an IPv6 host in brackets.
+func (c Console) Address() string { return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) }
 
 // Address is host:port, an IPv6 host in brackets.
 func (n Node) Address() string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, old, with, want string }{
 		// The form of the file.
 		{"a key twice", "keys_dir: keys", "data_dir: other", "2: data_dir: stands twice, first on line 1: keep one"},
-		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials)`},
+		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials, reconcile_every)`},
 		{"an alias", "environment: production", "environment: &e production\n    observer: *e", "8: clusters.main.observer: YAML aliases are not read here: write the value out"},
 		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.\"<<\": YAML merge keys are not read here: write the values out"},
 		{"a scalar for a mapping", account, "pawl_admin", "8: clusters.main.admin: must be a mapping, that is, lines of key: value"},
@@ -97,8 +98,8 @@ func one(t *testing.T, old, with, want string) {
 
 func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, with, want string }{
-		{"of a later version", "docker_secret: {name: dsn, format: dsn, services: [api]}", "docker_secret: docker_secret is not supported by this version yet: use dotenv, file"},
-		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: dotenv, file, docker_secret, kubernetes_secret, github_actions, gitlab_ci, vault_kv)`},
+		{"of a later version", "docker_secret: {name: dsn, format: dsn, services: [api]}", "docker_secret: docker_secret is not supported by this version yet: use dotenv, file, pgpass, pgbouncer"},
+		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: dotenv, file, pgpass, pgbouncer, docker_secret, kubernetes_secret, github_actions, gitlab_ci, vault_kv)`},
 		{"that are two", sink + "\n        file: {path: f, format: json}", ": has two kinds of sink, dotenv and file: keep one"},
 		{"with a password for a key", "dotenv: {path: .env, user: APP_USER, password: \"hunter2!\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
 		{"with an index out of reach", "dotenv: {path: .env, user: U, password: \"P[-1]\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
@@ -127,7 +128,7 @@ func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
 
 func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, with, want string }{
-		{"a restart of a later version", "systemd: {unit: api}", "systemd: systemd is not supported by this version yet: use process, command, http, none"},
+		{"a restart of a later version", "systemd: {unit: api}", "systemd: systemd is not supported by this version yet: use process, command, http, none, pgbouncer"},
 		{"two restarts", "none: {}, command: [a]", ": has two kinds of restart, none and command: keep one"},
 		{"no pid file", "process: {signal: HUP}", "process.pid_file: is missing: the file that holds the process's id"},
 		{"neither signal nor start", "process: {pid_file: p}", "process: says not how to restart: add signal: HUP, or start: [program, argument]"},
@@ -158,10 +159,10 @@ func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 
 func TestWhatLaterVersionsBringIsRefusedByName(t *testing.T) {
 	for _, kind := range []string{"docker_secret", "kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"} {
-		one(t, sink, kind+": {x: 1}", "18: credentials.app.publish[0]."+kind+": "+kind+" is not supported by this version yet: use dotenv, file")
+		one(t, sink, kind+": {x: 1}", "18: credentials.app.publish[0]."+kind+": "+kind+" is not supported by this version yet: use dotenv, file, pgpass, pgbouncer")
 	}
-	for _, kind := range []string{"compose", "container", "swarm_service", "systemd", "kubernetes", "pgbouncer"} {
-		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use process, command, http, none")
+	for _, kind := range []string{"compose", "container", "swarm_service", "systemd", "kubernetes"} {
+		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use process, command, http, none, pgbouncer")
 	}
 }
 
@@ -187,6 +188,78 @@ func TestTwoWritersOfOnePlaceAreRefused(t *testing.T) {
 		text = strings.Replace(text, "credentials:\n", secondOne("two", `dotenv: {path: .env, password: "`+c.first+`"}`), 1)
 		if _, err := load(t, text); (err != nil) != c.clash {
 			t.Errorf("%s, then %s: %v", c.first, c.then, err)
+		}
+	}
+}
+
+func TestEachFaultOfAPoolerOrPasswordFileNamesTheFieldAndTheFix(t *testing.T) {
+	const (
+		console = "user: boss, password_file: secrets/boss"
+		lookups = "pgpass and pgbouncer tell what password a login has, not which login to use: add a dotenv or a file sink, which applications read that from"
+	)
+	one(t, sink, "pgpass: {path: .pgpass}", "17: credentials.app.publish: "+lookups)
+	one(t, sink, "pgbouncer: {userlist: list, "+console+"}\n      - pgpass: {path: .pgpass}", "17: credentials.app.publish: "+lookups)
+	for _, c := range []struct{ name, with, want string }{
+		{"no userlist", "pgbouncer: {" + console + "}", "pgbouncer.userlist: is missing: the file to write"},
+		{"no console user", "pgbouncer: {userlist: list, password_file: p}", "pgbouncer.user: is missing: the role that Pawl logs in as"},
+		{"no console password", "pgbouncer: {userlist: list, user: boss}", "pgbouncer: has no password: add password_file or password_env"},
+		{"a password", "pgbouncer: {userlist: list, password: hunter2, " + console + "}", "pgbouncer.password: passwords never stand in this file: use password_file or password_env"},
+		{"a console of another name", "pgbouncer: {userlist: list, database: db, " + console + "}", `pgbouncer.database: unknown key "database": the nearest known key is "userlist" (known here: userlist, auth_file, host, port, user, password_file, password_env, sslmode, sslrootcert)`},
+		{"a socket folder", "pgbouncer: {userlist: list, host: /run, " + console + "}", "pgbouncer.host: must be a TCP host name or address alone: no port, brackets, URL or socket folder"},
+		{"a console user that is rotated", "pgbouncer: {userlist: list, user: app_b, password_file: p}", "pgbouncer.user: is a login of this credential, and Pawl would lock itself out of the console: name another of pgbouncer's admin_users"},
+		{"a home folder", "pgpass: {path: ~/.pgpass}", "pgpass.path: ~ is not expanded: write the whole path"},
+		{"no servers", "pgpass: {path: .pgpass, hosts: []}", `pgpass.hosts: is an empty list: name the servers as the file does, such as ["db.example.org:5432"], or delete the line`},
+		{"a server without a port", "pgpass: {path: .pgpass, hosts: [db]}", `pgpass.hosts[0]: must be host:port as the file's lines have them, such as "db.example.org:5432"; * stands for any`},
+		{"a server with a wild port", `pgpass: {path: .pgpass, hosts: ["db:0"]}`, "pgpass.hosts[0]: the port must be a number from 1 to 65535"},
+	} {
+		t.Run(c.name, func(t *testing.T) { one(t, sink, sink+"\n      - "+c.with, "19: credentials.app.publish[1]."+c.want) })
+	}
+	one(t, restart, "pgbouncer: {timeout: 1h, "+console+"}", `21: credentials.app.consumers[0].restart.pgbouncer.timeout: "1h" is too long: at most 9m0s`)
+	one(t, restart, "pgbouncer: {port: 0, "+console+"}", `21: credentials.app.consumers[0].restart.pgbouncer.port: "0" must be a whole number from 1 to 65535`)
+	one(t, restart, "pgbouncer: {"+console+"}}\n        instances: -1\n        health: {http: \"http://h\"", `22: credentials.app.consumers[0].instances: "-1" must be a whole number from 0 to 1000`)
+}
+
+func TestPoolersAndPasswordFilesAreReadWithTheirDefaults(t *testing.T) {
+	text := change(t, sink, sink+"\n      - pgpass: {path: .pgpass}\n      - pgpass: {path: other, hosts: [\"*:5432\", \"/run/pg:*\"]}\n      - pgbouncer: {userlist: list, user: boss, password_env: BOSS}")
+	text = strings.Replace(text, restart, restart+"}\n      - {name: pooler, restart: {pgbouncer: {host: pool, port: 6433, user: boss, password_file: b}}}\n      - {name: late", 1)
+	inv, err := load(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := inv.Credentials["app"]
+	if got := c.Publish[1].Pgpass.Hosts; !slices.Equal(got, []string{"127.0.0.1:5432", "[::1]:5433"}) {
+		t.Errorf("the node and its replica are %q", got)
+	}
+	if u := c.Publish[3].Pgbouncer; u.AuthFile != u.Path || u.Console.Address() != "127.0.0.1:6432" || u.Console.Database != "pgbouncer" || u.Console.SSLMode != "prefer" {
+		t.Errorf("%+v", u)
+	}
+	pooler := c.Consumers[1]
+	if r := pooler.Restart.Pgbouncer; pooler.Instances != 0 || c.Consumers[2].Instances != 1 || r.Console.Address() != "pool:6433" || r.Timeout != 30*time.Second {
+		t.Errorf("%+v", r)
+	}
+	if len(inv.Warnings) != 1 || !strings.Contains(inv.Warnings[0], "consumers[2]: turns after pgbouncer") {
+		t.Errorf("warnings %q", inv.Warnings)
+	}
+}
+
+func TestTwoWritersOfOneLineAreRefused(t *testing.T) {
+	const other = `dotenv: {path: .two, password: P}, `
+	for _, c := range []struct {
+		name, mine, theirs string
+		clash              bool
+	}{
+		{"the same role in one userlist", "pgbouncer: {userlist: list, user: boss, password_file: b}", "pgbouncer: {userlist: list, user: boss, password_file: b}", true},
+		{"in userlists of their own", "pgbouncer: {userlist: list, user: boss, password_file: b}", "pgbouncer: {userlist: other, user: boss, password_file: b}", false},
+		{"on one server", "pgpass: {path: list}", `pgpass: {path: list, hosts: ["127.0.0.1:5432"]}`, true},
+		{"on servers of their own", "pgpass: {path: list}", `pgpass: {path: list, hosts: ["h:5432"]}`, false},
+		{"on any server", "pgpass: {path: list}", `pgpass: {path: list, hosts: ["*:*"]}`, true},
+	} {
+		text := change(t, sink, sink+"\n      - "+c.mine)
+		text = strings.Replace(text, "credentials:\n", strings.NewReplacer("ROLE", "app", "main", "elsewhere", "SINK", strings.TrimSuffix(other, ", ")+"}, {"+c.theirs).
+			Replace(strings.Replace(second, "[SINK]", "[{SINK}]", 1)), 1)
+		text = strings.Replace(text, "clusters:\n", "clusters:\n  elsewhere: {environment: production, admin: "+account+", nodes: {n: {host: elsewhere}}}\n", 1)
+		if _, err := load(t, text); (err != nil) != c.clash || err != nil && !strings.Contains(err.Error(), "already writes this to") {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

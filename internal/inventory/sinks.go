@@ -2,16 +2,17 @@ package inventory
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 var (
-	sinksReady = []string{"dotenv", "file"}
+	sinksReady = []string{"dotenv", "file", "pgpass", "pgbouncer"}
 	sinksLater = []string{"docker_secret", "kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"}
 )
 
-func readPublish(v value, strategy string) []Sink {
+func readPublish(v value, c *Credential) []Sink {
 	var sinks []Sink
 	var places []value
 	for _, item := range v.list() {
@@ -21,19 +22,26 @@ func readPublish(v value, strategy string) []Sink {
 			sinks, places = append(sinks, Sink{Dotenv: readDotenv(body)}), append(places, body)
 		case "file":
 			sinks, places = append(sinks, Sink{File: readFile(body)}), append(places, body)
+		case "pgpass":
+			sinks, places = append(sinks, Sink{Pgpass: readPgpass(body, c)}), append(places, body)
+		case "pgbouncer":
+			sinks, places = append(sinks, Sink{Pgbouncer: readUserlist(body, c)}), append(places, body)
 		}
 	}
 	if v.node == nil || v.isEmptyList() {
 		v.missing("a credential needs a place where it is published, such as - dotenv: {path: .env, user: APP_USER, password: APP_PASSWORD}")
 	}
-	checkWhole(sinks, places, strategy)
+	if len(sinks) > 0 && !slices.ContainsFunc(sinks, func(s Sink) bool { return !s.Lookup() }) {
+		v.fault("pgpass and pgbouncer tell what password a login has, not which login to use: add a dotenv or a file sink, which applications read that from")
+	}
+	checkWhole(sinks, places, c.Strategy)
 	return sinks
 }
 
 func readDotenv(v value) *Dotenv {
 	o := v.object("path", "user", "password", "dsn", "allow_tracked", "missing_keys_ok")
 	s := &Dotenv{
-		Path:          o.sinkPath(),
+		Path:          o.sinkPath("path"),
 		AllowTracked:  o.at("allow_tracked").boolean(),
 		MissingKeysOK: o.at("missing_keys_ok").boolean(),
 	}
@@ -48,7 +56,7 @@ func readDotenv(v value) *Dotenv {
 
 func readFile(v value) *File {
 	o := v.object("path", "format", "mode")
-	s := &File{Path: o.sinkPath(), Mode: o.at("mode").mode()}
+	s := &File{Path: o.sinkPath("path"), Mode: o.at("mode").mode()}
 	if o.readable() {
 		s.Format = o.at("format").choice("", FormatDSN, FormatJSON, FormatPassword)
 	}
@@ -56,8 +64,8 @@ func readFile(v value) *File {
 	return s
 }
 
-func (o object) sinkPath() string {
-	at := o.at("path")
+func (o object) sinkPath(key string) string {
+	at := o.at(key)
 	if at.node == nil && o.readable() {
 		at.missing("the file to write")
 	}

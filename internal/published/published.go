@@ -33,11 +33,14 @@ func (l Login) Carries(want Login) bool {
 
 // Group puts the entries of one file together, in the order of their first one:
 // together they are one sink, which holds one login. Symbolic links count as
-// what they point to.
+// what they point to. Lookup sinks are left out: they hold several.
 func Group(sinks []inventory.Sink) [][]inventory.Sink {
 	var groups [][]inventory.Sink
 	at := map[string]int{}
 	for _, s := range sinks {
+		if s.Lookup() {
+			continue
+		}
 		path := Path(s)
 		if target, err := filepath.EvalSymlinks(path); err == nil {
 			path = target
@@ -78,6 +81,10 @@ func Path(s inventory.Sink) string {
 		return s.Dotenv.Path
 	case s.File != nil:
 		return s.File.Path
+	case s.Pgpass != nil:
+		return s.Pgpass.Path
+	case s.Pgbouncer != nil:
+		return s.Pgbouncer.Path
 	}
 	return ""
 }

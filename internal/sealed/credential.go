@@ -11,8 +11,8 @@ import (
 	"pawl.dev/internal/secret"
 )
 
-// Credential is what an envelope holds. Verifier, Before and Generation are
-// only in the db-rotator's own.
+// Credential is what an envelope holds. Before and Earlier are only in the
+// db-rotator's own, Verifier in the secret-publisher's as well: poolers need it.
 type Credential struct {
 	Credential string
 	Rotation   string

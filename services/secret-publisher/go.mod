@@ -4,7 +4,17 @@ go 1.26.0
 
 require pawl.dev/internal v0.0.0
 
-require pawl.dev/proto v0.0.0
+require (
+	github.com/jackc/pgx/v5 v5.12.0
+	pawl.dev/proto v0.0.0
+)
+
+require (
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+)
 
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260825204119-511051f7f437.1 // indirect

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
@@ -44,17 +45,22 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 		defer cancel()
 	}
 	var failed []error
+	summary := fmt.Sprintf("%d consumers restarted", len(r.Credential.Consumers))
 	for _, consumer := range r.Credential.Consumers {
-		if a.progress.has(r, consumer.Name) {
-			continue
+		shown, done := a.progress.has(r, consumer.Name)
+		var err error
+		if !done {
+			if err := r.StillDue(ctx); err != nil {
+				return nil, err
+			}
+			shown, err = a.turn(ctx, r, consumer)
 		}
-		if err := r.StillDue(ctx); err != nil {
-			return nil, err
+		if shown != "" {
+			summary += "; " + consumer.Name + ": " + shown
 		}
-		err := a.turn(ctx, r, consumer)
 		switch {
 		case err == nil:
-			a.progress.add(r, consumer.Name)
+			a.progress.add(r, consumer.Name, shown)
 		case ctx.Err() != nil:
 			return nil, err // cut short, by shutdown or deadline: not the consumer's fault
 		case !backward:
@@ -66,31 +72,47 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 	if err := errors.Join(failed...); err != nil {
 		return nil, err
 	}
-	return &pawlv1.Event{Summary: fmt.Sprintf("%d consumers restarted", len(r.Credential.Consumers))}, nil
+	return &pawlv1.Event{Summary: summary}, nil
 }
 
-// turn restarts one consumer and awaits its health.
-func (a *app) turn(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) error {
-	cause := restart.Cause{Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At}
+// turn restarts one consumer and awaits its health. It returns what shows that
+// it was restarted.
+func (a *app) turn(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (shown string, err error) {
+	cause := restart.Cause{
+		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At, Logins: logins(r),
+		Show: func(text string) { shown = text },
+	}
 	gate := health.New(consumer.Health, a.dir, cause.Environ())
 	if !gate.IsZero() {
 		if err := effect.Do(ctx, "health before", consumer.Name, gate.Look); err != nil {
 			effect.Warn(ctx, "consumer %s was unhealthy before its restart: %v", consumer.Name, err)
 		}
 	}
-	err := effect.Do(ctx, "restart", consumer.Name, func(ctx context.Context) error {
+	err = effect.Do(ctx, "restart", consumer.Name, func(ctx context.Context) error {
 		return restart.For(consumer.Restart).Restart(ctx, cause)
 	})
 	if err != nil {
-		return fmt.Errorf("consumer %s: restart: %w", consumer.Name, err)
+		return "", fmt.Errorf("consumer %s: restart: %w", consumer.Name, err)
 	}
 	if gate.IsZero() {
-		return nil
+		return shown, nil
 	}
 	if err := effect.Do(ctx, "health", consumer.Name, gate.Await); err != nil {
-		return fmt.Errorf("consumer %s: after its restart: %w", consumer.Name, err)
+		return "", fmt.Errorf("consumer %s: after its restart: %w", consumer.Name, err)
 	}
-	return nil
+	return shown, nil
+}
+
+// logins lists the credential's, and the one that the rotation is about: the
+// strategy may have changed since.
+func logins(r *service.Rotation) []string {
+	all := r.Credential.Logins()
+	for _, user := range []string{r.Staged().GetUser(), r.Requested().GetBasisUser()} {
+		if user != "" && !slices.Contains(all, user) {
+			all = append(all, user)
+		}
+	}
+	return all
 }
 
 func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {

@@ -16,6 +16,7 @@ import (
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/pgbouncer/pooltest"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -89,6 +90,24 @@ func TestRollingStopsAtTheFirstFailure(t *testing.T) {
 	}
 	if got := restarted(t, file); got != "z-first b" {
 		t.Errorf("restarted %q", got)
+	}
+}
+
+func TestSummaryTellsWhatShowsARestartAlsoAfterARetry(t *testing.T) {
+	p := pooltest.Start(t, 1, "", nil)
+	pooler := inventory.Consumer{Name: "pooler", Restart: inventory.Restart{Pgbouncer: &inventory.Reconnect{Console: p.Console, Timeout: 20 * time.Second}}}
+	file := filepath.Join(t.TempDir(), "turns")
+	s, r := start(t), rotation(t, backward, time.Now(), pooler, scripted(file, "late", "test -e "+file+".ok"))
+	if _, err := do(t.Context(), s, r); err == nil {
+		t.Fatal("the last consumer was to fail")
+	}
+	if err := os.WriteFile(file+".ok", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Stop() // it is not asked again
+	event, err := do(t.Context(), s, r)
+	if err != nil || event.GetSummary() != "2 consumers restarted; pooler: 0 server connections recycled" {
+		t.Errorf("%q, %v", event.GetSummary(), err)
 	}
 }
 

@@ -15,25 +15,29 @@ type progress struct {
 }
 
 type turns struct {
-	since uint64 // sequence of the event, unique in the log's stream
-	done  map[string]bool
+	since uint64            // sequence of the event, unique in the log's stream
+	done  map[string]string // by consumer, what showed it
 }
 
-func (p *progress) has(r *service.Rotation, consumer string) bool {
+func (p *progress) has(r *service.Rotation, consumer string) (shown string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.byCredential[r.Credential.Name]
-	return t.since == r.State.Last.Seq && t.done[consumer]
+	if t.since != r.State.Last.Seq {
+		return "", false
+	}
+	shown, ok = t.done[consumer]
+	return shown, ok
 }
 
-func (p *progress) add(r *service.Rotation, consumer string) {
+func (p *progress) add(r *service.Rotation, consumer, shown string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.byCredential[r.Credential.Name]
 	if t.since != r.State.Last.Seq || t.done == nil {
-		t = turns{since: r.State.Last.Seq, done: map[string]bool{}}
+		t = turns{since: r.State.Last.Seq, done: map[string]string{}}
 	}
-	t.done[consumer] = true
+	t.done[consumer] = shown
 	if p.byCredential == nil {
 		p.byCredential = map[string]turns{}
 	}

@@ -3,14 +3,17 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
@@ -24,6 +27,7 @@ import (
 // envelopes is what is used of sealed.Store.
 type envelopes interface {
 	Open(ctx context.Context, credential, rotation string) (*sealed.Credential, error)
+	Rotations(ctx context.Context, credential string) ([]string, error)
 	Fingerprint(user string, password secret.String) string
 	SealBytes(plaintext []byte) ([]byte, error)
 }
@@ -63,7 +67,7 @@ func (a *app) publish(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	}
 	sinks := sink.Of(r.Credential)
 	for _, s := range sinks {
-		if login, err := s.Read(ctx); err == nil && login.Carries(want.Login) {
+		if sink.Holds(ctx, s, want) == nil {
 			continue // by an earlier attempt
 		}
 		if err := check(ctx, s, want); err != nil {
@@ -125,11 +129,10 @@ func (a *app) match(ctx context.Context, r *service.Rotation) (*pawlv1.Event, er
 	sinks := sink.Of(r.Credential)
 	for _, s := range sinks {
 		err := effect.Do(ctx, "read sink", s.Name(), func(ctx context.Context) error {
-			login, err := s.Read(ctx)
-			if err == nil && !login.Carries(want.Login) {
-				err = fmt.Errorf("%s holds another login than the one adopted, of %s from %s: make them the same first", s.Name(), want.User, sinks[0].Name())
+			if err := sink.Holds(ctx, s, want); err != nil {
+				return fmt.Errorf("%w; adopted was the login of %s: make them the same first", err, want.User)
 			}
-			return err
+			return nil
 		})
 		if err == nil {
 			err = check(ctx, s, want)
@@ -146,7 +149,7 @@ func (a *app) open(ctx context.Context, r *service.Rotation, rotation string, ge
 	err = effect.Do(ctx, "open envelope", r.Credential.Name, func(ctx context.Context) error {
 		c, err := a.sealed.Open(ctx, r.Credential.Name, rotation)
 		if err == nil {
-			want = sink.Content{Login: published.Login{User: c.User, Password: c.Password}, Generation: generation}
+			want = sink.Content{Login: published.Login{User: c.User, Password: c.Password}, Verifier: c.Verifier, Generation: generation}
 		}
 		return err
 	})
@@ -176,6 +179,9 @@ func (a *app) write(ctx context.Context, r *service.Rotation, s sink.Sink, want 
 		changed, err = s.Write(ctx, want, guard)
 		return err
 	})
+	if reader, ok := s.(sink.Reloader); ok && err == nil {
+		err = effect.Do(ctx, "reload", s.Name(), reader.Reload)
+	}
 	return changed, err
 }
 
@@ -212,6 +218,7 @@ func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.
 		User:     logins[len(logins)-1],
 		Password: secret.New(strings.Repeat("x", max(c.PasswordLength, secret.DefaultLength))),
 	}}
+	want.Verifier, _ = postgres.Verifier(want.Password) // of something always
 	var found []*pawlv1.Check
 	for _, s := range sink.Of(c) {
 		warnings, err := s.Check(ctx, want)
@@ -227,21 +234,58 @@ func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.
 	return found
 }
 
-// examine tells by fingerprint which login each sink holds. A sink without a
-// user name is taken to mean the role.
+// examine tells by fingerprint which login each sink holds, or of a lookup sink
+// what each login has there. A sink without a user name is taken to mean the
+// role.
 func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	var found []*pawlv1.Check
 	for _, s := range sink.Of(c) {
-		line := &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name()}
-		if login, err := s.Read(ctx); err != nil {
-			line.Finding, line.Refused = err.Error(), true
-		} else {
-			if login.User == "" {
-				login.User = c.Role
-			}
-			line.Finding = fmt.Sprintf("holds %s of %s", a.sealed.Fingerprint(login.User, login.Password), login.User)
+		say := func(refused bool, format string, args ...any) {
+			found = append(found, &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name(), Finding: fmt.Sprintf(format, args...), Refused: refused})
 		}
-		found = append(found, line)
+		held, err := s.Read(ctx)
+		switch {
+		case err != nil:
+			say(true, "%v", err)
+		case s.Lookup():
+			a.examineLookup(ctx, c, held, say)
+		default:
+			user := cmp.Or(held[0].User, c.Role)
+			say(false, "holds %s of %s", a.sealed.Fingerprint(user, held[0].Password), user)
+		}
 	}
 	return found
+}
+
+func (a *app) examineLookup(ctx context.Context, c *inventory.Credential, held []sink.Content, say func(bool, string, ...any)) {
+	for _, login := range c.Logins() {
+		var has []string
+		for _, h := range held {
+			switch {
+			case h.User != login:
+			case h.Verifier.IsZero():
+				has = append(has, a.sealed.Fingerprint(login, h.Password))
+			default:
+				has = append(has, a.whose(ctx, c, h))
+			}
+		}
+		if slices.Sort(has); len(has) == 0 {
+			has = []string{"no line"}
+		}
+		say(false, "login %q has %s", login, strings.Join(slices.Compact(has), " and "))
+	}
+}
+
+// whose tells by fingerprint of which sealed password this is the verifier.
+func (a *app) whose(ctx context.Context, c *inventory.Credential, held sink.Content) string {
+	rotations, err := a.sealed.Rotations(ctx, c.Name)
+	if err != nil {
+		return "a verifier, of what cannot be told: " + err.Error()
+	}
+	for _, rotation := range rotations {
+		if e, err := a.sealed.Open(ctx, c.Name, rotation); err == nil && e.User == held.User && e.Verifier.Equal(held.Verifier) {
+			return "the nodes' verifier of " + a.sealed.Fingerprint(e.User, e.Password)
+		}
+	}
+	return "a verifier that Pawl did not set"
 }

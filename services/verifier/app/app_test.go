@@ -228,6 +228,20 @@ func TestOneOfTwoInstancesIsNotEnough(t *testing.T) {
 		fmt.Sprintf("worker: 0 of 1 instances on the new login; 1 session still on the old one: pid %d on coordinator", left))
 }
 
+func TestConsumerWithoutInstancesNeedsNoProof(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, saga.Alternating)
+	b.consumes("pooler", 0)
+	pgtest.Login(t, b.role, "pooler application") // of a client that calls itself so
+	event, err := b.run(t, b.verify)
+	if err != nil || len(event.GetProof().GetConsumers()) > 0 {
+		t.Errorf("%v, %v", event.GetProof(), err)
+	}
+	if finding(b.examine(t.Context(), b.rotation.Credential), false, "pooler") {
+		t.Error("examined")
+	}
+}
+
 func TestParallelWorkersAreNoInstances(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, saga.InPlace)

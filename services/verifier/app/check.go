@@ -117,6 +117,9 @@ func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Ch
 			continue
 		}
 		for _, consumer := range c.Consumers {
+			if consumer.Instances == 0 {
+				continue
+			}
 			uses := map[string]int{}
 			for _, s := range sessions {
 				if s.Application == consumer.ApplicationName {

@@ -35,6 +35,9 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 	proof := &pawlv1.Proof{}
 	var missing []string
 	for _, c := range r.Credential.Consumers {
+		if c.Instances == 0 { // such as a pooler: its sessions are its clients'
+			continue
+		}
 		err := effect.Do(ctx, "prove consumer", c.Name, func(ctx context.Context) error {
 			proven, err := logins.Await(ctx, until, c, look)
 			if err == nil {

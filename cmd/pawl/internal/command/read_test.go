@@ -245,6 +245,9 @@ func TestDoctorNamesWhatDisagrees(t *testing.T) {
 	}{
 		"agree":         {sound[0], sound[1], sound[2], exitDone, "all agree"},
 		"old sink":      {sink("holds aaaaaaaaaaaa of app"), sound[1], sound[2], exitFailed, "✗ secret-publisher  dotenv:.env  holds aaaaaaaaaaaa of app: not the current login"},
+		"idle lookup":   {sink(`login "app" has aaaaaaaaaaaa`), sound[1], sound[2], exitDone, "all agree"},
+		"sound lookup":  {sink(`login "app_b" has the nodes' verifier of bbbbbbbbbbbb`), sound[1], sound[2], exitDone, "all agree"},
+		"old lookup":    {sink(`login "app_b" has a verifier that Pawl did not set`), sound[1], sound[2], exitFailed, "a verifier that Pawl did not set: not the"},
 		"old password":  {sound[0], node(`role "app_b" may log in, with the password of generation 1 (rotation r-1)`), sound[2], exitFailed, "not the current password"},
 		"old login":     {sound[0], sound[1], used(`api: 2 sessions as "app"`), exitFailed, `not the current login "app_b"`},
 		"service's own": {sound[0], unsound, sound[2], exitFailed, "✗ db-rotator        coordinator  role"},

@@ -52,7 +52,7 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 		return nil, err
 	}
 	if envelope.User != login.User || !envelope.Password.Equal(login.Password) {
-		return nil, saga.Permanentf("%s changed while it was being adopted: run pawl adopt again", published.Path(c.Publish[0]))
+		return nil, saga.Permanentf("%s changed while it was being adopted: run pawl adopt again", source(c))
 	}
 	if err := o.sealFor(ctx, envelope); err != nil {
 		return nil, err
@@ -65,13 +65,18 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	}, nil
 }
 
-// published reads the login from the credential's first sink. A sink without a
-// user means the configured role.
+// source names the sink that an adoption reads: the first that says which login
+// to use.
+func source(c *inventory.Credential) string { return published.Path(published.Group(c.Publish)[0][0]) }
+
+// published reads the login from its source. A sink without a user means the
+// configured role.
 func (o *Rotator) published(ctx context.Context, c *inventory.Credential) (login published.Login, err error) {
-	if len(c.Publish) == 0 {
+	groups := published.Group(c.Publish)
+	if len(groups) == 0 {
 		return login, saga.Permanentf("credential %s is published nowhere: name a sink in pawl.yaml", c.Name)
 	}
-	entries := published.Group(c.Publish)[0]
+	entries := groups[0]
 	err = effect.Do(ctx, "read sink", published.Path(entries[0]), func(context.Context) error {
 		login, err = published.Read(entries...)
 		return saga.Permanent(err)
@@ -106,7 +111,7 @@ func adoptable(ctx context.Context, admin *postgres.Admin, c *inventory.Credenti
 	case role.Verifier.IsZero():
 		return role, saga.Permanentf("%s: role %q has no password", admin.Node, role.Name)
 	case !postgres.Matches(role.Name, login.Password, role.Verifier):
-		return role, saga.Permanentf("%s: the password in %s is not the one that role %q has here", admin.Node, published.Path(c.Publish[0]), role.Name)
+		return role, saga.Permanentf("%s: the password in %s is not the one that role %q has here", admin.Node, source(c), role.Name)
 	}
 	return role, nil
 }

@@ -144,13 +144,17 @@ func drifted(name, fix string) error {
 	return fmt.Errorf("role %q carries a password that Pawl did not set: nothing was touched: %s", name, fix)
 }
 
-// sealFor seals what each of the other recipients may see of c.
+// sealFor seals what each of the other recipients may see of c: the verifier,
+// which poolers are given, is for the secret-publisher alone.
 func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
-	public := *c
-	public.Verifier, public.Before = secret.String{}, nil
 	var all errgroup.Group // each is a synced write, and they need not wait for one another
 	for _, recipient := range sealed.Recipients {
 		if recipient != saga.DBRotator {
+			public := *c
+			public.Before, public.Earlier = nil, nil
+			if recipient != saga.SecretPublisher {
+				public.Verifier = secret.String{}
+			}
 			all.Go(func() error { return o.seal(ctx, recipient, &public) })
 		}
 	}

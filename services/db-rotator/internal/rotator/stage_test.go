@@ -43,6 +43,37 @@ func TestLoginsTurnByTurnWhateverTheRoleIsCalled(t *testing.T) {
 	}
 }
 
+func TestVerifierIsSealedForThePublisherAlone(t *testing.T) {
+	w := newWorld(t, "sealed", inventory.Alternating)
+	r := w.rotate(saga.Alternating)
+	for _, rotation := range []string{w.basis, r.ID} {
+		for recipient, c := range w.envelopes.envelopes[rotation] {
+			own := recipient == saga.DBRotator
+			if c.Verifier.IsZero() != (recipient == saga.Verifier) || !own && (len(c.Before) > 0 || len(c.Earlier) > 0) {
+				t.Errorf("%s of %s: no verifier: %v; before: %v", recipient, rotation, c.Verifier.IsZero(), c.Before)
+			}
+		}
+		if len(w.envelopes.envelopes[rotation]) != 3 {
+			t.Error("not sealed for each")
+		}
+	}
+	publishers := w.envelopes.envelopes[r.ID][saga.SecretPublisher]
+	if role := w.role(publishers.User); !role.Verifier.Equal(publishers.Verifier) {
+		t.Error("the publisher's verifier is not the node's")
+	}
+}
+
+func TestAdoptionReadsTheFirstSinkThatSaysWhichLoginToUse(t *testing.T) {
+	w := newWorld(t, "lookup_first", inventory.Alternating)
+	w.credential.Publish = append([]inventory.Sink{{Pgpass: &inventory.Pgpass{Path: "/nowhere"}}}, w.credential.Publish...)
+	if got := source(w.credential); got != w.file {
+		t.Errorf("reads %s, want %s", got, w.file)
+	}
+	if login, err := w.published(t.Context(), w.credential); err != nil || login.User != w.credential.Role {
+		t.Errorf("%q, %v", login.User, err)
+	}
+}
+
 func TestInPlaceReplacesThePassword(t *testing.T) {
 	w := newWorld(t, "in_place", inventory.InPlace)
 	adopted := w.envelope(w.basis)

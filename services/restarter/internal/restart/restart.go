@@ -24,6 +24,10 @@ type Kind interface {
 // Cause is what a restart is for.
 type Cause struct {
 	Credential, Rotation, Step, Consumer string
+	Logins                               []string // of the credential
+	// Show takes what shows that the consumer was restarted, from kinds that can
+	// tell.
+	Show func(text string)
 	// At is when the sinks had been written, by the bus's clock.
 	At time.Time
 }
@@ -45,6 +49,8 @@ func For(r inventory.Restart) Kind {
 		return program{*r.Command}
 	case r.HTTP != nil:
 		return request{*r.HTTP}
+	case r.Pgbouncer != nil:
+		return pooler{*r.Pgbouncer}
 	}
 	return none{}
 }

@@ -1,17 +1,19 @@
 package sink
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/pgbouncer/pooltest"
+	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/published"
 	"pawl.dev/internal/secret"
 )
@@ -22,6 +24,18 @@ type kind struct {
 	name    string
 	content string
 	entries func(path string) []inventory.Sink
+	lookup  bool
+}
+
+// bouncer is the pgbouncer of the userlists here, which it does not read.
+var bouncer *pooltest.Pooler
+
+func passwordFile(path string) []inventory.Sink {
+	return []inventory.Sink{{Pgpass: &inventory.Pgpass{Path: path, Hosts: []string{"127.0.0.1:5432", "pooler:*"}}}}
+}
+
+func usersOf(path string) []inventory.Sink {
+	return []inventory.Sink{{Pgbouncer: &inventory.Userlist{Path: path, AuthFile: bouncer.Userlist, Console: bouncer.Console}}}
 }
 
 func dotenvs(all ...inventory.Dotenv) func(string) []inventory.Sink {
@@ -41,18 +55,20 @@ func files(format string) func(string) []inventory.Sink {
 }
 
 var kinds = []kind{
-	{"dotenv keys", "# db\nexport U='app' # who\r\nP=before\nOTHER=\"x $y\"", dotenvs(inventory.Dotenv{User: "U", Password: "P"})},
-	{"dotenv dsn", "D=postgresql://app:before@h1:1,h2:2/db?sslmode=require\nX=1\n", dotenvs(inventory.Dotenv{DSN: "D"})},
-	{"dotenv entries", "U=app\nP=before\nD=postgres://app:before@h/db\n", dotenvs(inventory.Dotenv{User: "U"}, inventory.Dotenv{Password: "P"}, inventory.Dotenv{DSN: "D"})},
-	{"dotenv list", "P=\"x, before ,z\"\n", dotenvs(inventory.Dotenv{Password: "P[1]"})},
-	{"file dsn", "postgres://app:before@pooler:6432/db\n", files(inventory.FormatDSN)},
-	{"file json", `{"user":"app","password":"before","host":"pooler","big":12345678901234567890}`, files(inventory.FormatJSON)},
-	{"file password", "before", files(inventory.FormatPassword)},
+	{name: "dotenv keys", content: "# db\nexport U='app' # who\r\nP=before\nOTHER=\"x $y\"", entries: dotenvs(inventory.Dotenv{User: "U", Password: "P"})},
+	{name: "dotenv dsn", content: "D=postgresql://app:before@h1:1,h2:2/db?sslmode=require\nX=1\n", entries: dotenvs(inventory.Dotenv{DSN: "D"})},
+	{name: "dotenv entries", content: "U=app\nP=before\nD=postgres://app:before@h/db\n", entries: dotenvs(inventory.Dotenv{User: "U"}, inventory.Dotenv{Password: "P"}, inventory.Dotenv{DSN: "D"})},
+	{name: "dotenv list", content: "P=\"x, before ,z\"\n", entries: dotenvs(inventory.Dotenv{Password: "P[1]"})},
+	{name: "file dsn", content: "postgres://app:before@pooler:6432/db\n", entries: files(inventory.FormatDSN)},
+	{name: "file json", content: `{"user":"app","password":"before","host":"pooler","big":12345678901234567890}`, entries: files(inventory.FormatJSON)},
+	{name: "file password", content: "before", entries: files(inventory.FormatPassword)},
+	{name: "pgpass", content: "# mine\nother:5432:*:app:theirs\n127.0.0.1:5432:db:app:before\r\npooler:6432:*:app:before\n*:*:*:*:any", entries: passwordFile, lookup: true},
+	{name: "pgbouncer", content: "; ours\n\"boss\" \"b\"\"s\"\n  \"app\"  \"before\" \r\n\"z\" \"\"", entries: usersOf, lookup: true},
 }
 
 func (k kind) at(path string) Sink {
 	sinks := Of(&inventory.Credential{
-		Name: "app", Role: "app", Database: "db", Nodes: []inventory.Node{{Name: "n", Host: "127.0.0.1", Port: 5432}},
+		Name: "app", Role: "app", Strategy: inventory.Alternating, Database: "db", Nodes: []inventory.Node{{Name: "n", Host: "127.0.0.1", Port: 5432}},
 		Publish: k.entries(path),
 	})
 	if len(sinks) != 1 {
@@ -86,7 +102,30 @@ func get(t *testing.T, path string) string {
 
 // login number i: user and password belong together by it.
 func login(i int) Content {
-	return Content{published.Login{User: fmt.Sprintf("app_%d", i), Password: secret.New(fmt.Sprintf("password%d", i))}, uint64(i)}
+	password := secret.New(fmt.Sprintf("password%d", i))
+	return Content{published.Login{User: fmt.Sprintf("app_%d", i), Password: password}, verifiers(password), uint64(i)}
+}
+
+// verifiers returns one for each password, always the same.
+var verifiers = func() func(secret.String) secret.String {
+	var made sync.Map
+	return func(password secret.String) secret.String {
+		v, err := postgres.Verifier(password)
+		if err != nil {
+			panic(err)
+		}
+		first, _ := made.LoadOrStore(password, v)
+		return first.(secret.String)
+	}
+}()
+
+// login number i, of a lookup sink for a name that it knows.
+func (k kind) login(i int) Content {
+	c := login(i)
+	if k.lookup {
+		c.User = "app"
+	}
+	return c
 }
 
 var (
@@ -100,6 +139,7 @@ var (
 
 // TestSinks is what every kind of sink must pass.
 func TestSinks(t *testing.T) {
+	bouncer = pooltest.Start(t, 1, "", nil)
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
@@ -114,8 +154,8 @@ func TestSinks(t *testing.T) {
 
 func holds(t *testing.T, s Sink, want Content) {
 	t.Helper()
-	if got, err := s.Read(t.Context()); err != nil || !got.Carries(want.Login) {
-		t.Fatalf("%s holds the login of %q (%v), want %q", s.Name(), got.User, err, want.User)
+	if err := Holds(t.Context(), s, want); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -132,11 +172,11 @@ func writingTwice(t *testing.T, k kind) {
 		return nil
 	}
 	for i := range 2 {
-		changed, err := s.Write(t.Context(), login(1), guard)
+		changed, err := s.Write(t.Context(), k.login(1), guard)
 		if err != nil || changed != (i == 0) {
 			t.Fatalf("write %d: changed %v, %v", i, changed, err)
 		}
-		holds(t, s, login(1))
+		holds(t, s, k.login(1))
 		if i == 0 {
 			k.content = get(t, path)
 		}
@@ -148,11 +188,11 @@ func writingTwice(t *testing.T, k kind) {
 
 func goingBack(t *testing.T, k kind) {
 	s, path := k.fresh(t)
-	if _, err := s.Write(t.Context(), login(1), open); err != nil {
+	if _, err := s.Write(t.Context(), k.login(1), open); err != nil {
 		t.Fatal(err)
 	}
 	first := get(t, path)
-	for _, want := range []Content{login(2), login(1)} {
+	for _, want := range []Content{k.login(2), k.login(1)} {
 		if _, err := s.Write(t.Context(), want, open); err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +210,7 @@ func checking(t *testing.T, k kind) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Check(t.Context(), login(1)); err != nil {
+	if _, err := s.Check(t.Context(), k.login(1)); err != nil {
 		t.Fatal(err)
 	}
 	now, err := os.Stat(path)
@@ -189,7 +229,7 @@ func guarded(t *testing.T, k kind) {
 		"backup": {Backup: func(context.Context, []byte) error { return errStop }, StillDue: open.StillDue},
 		"late":   {Backup: open.Backup, StillDue: stop},
 	} {
-		if _, err := s.Write(t.Context(), login(1), guard); !errors.Is(err, errStop) || IsRefusal(err) {
+		if _, err := s.Write(t.Context(), k.login(1), guard); !errors.Is(err, errStop) || IsRefusal(err) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if get(t, path) != k.content || len(list(t, filepath.Dir(path))) != 1 {
@@ -213,8 +253,8 @@ func list(t *testing.T, dir string) (names []string) {
 // atomicity reads all the while as a consumer would: never an error, never the
 // user of one login with the password of the other.
 func atomicity(t *testing.T, k kind) {
-	s, path := k.fresh(t)
-	both := []Content{login(1), login(2)}
+	s, _ := k.fresh(t)
+	both := []Content{k.login(1), k.login(2)}
 	if _, err := s.Write(t.Context(), both[0], open); err != nil {
 		t.Fatal(err)
 	}
@@ -224,8 +264,8 @@ func atomicity(t *testing.T, k kind) {
 		defer close(faults)
 		for !done.Load() {
 			got, err := s.Read(context.Background())
-			if err != nil || !slices.ContainsFunc(both, func(c Content) bool { return got.Carries(c.Login) }) {
-				faults <- fmt.Sprintf("torn: the user %q, %v", got.User, err)
+			if err != nil || !slices.ContainsFunc(both, func(c Content) bool { return c.in(got) == nil }) {
+				faults <- fmt.Sprintf("torn: %v", err)
 				return
 			}
 		}
@@ -244,7 +284,5 @@ func atomicity(t *testing.T, k kind) {
 	for fault := range faults {
 		t.Error(fault)
 	}
-	if !bytes.Contains([]byte(get(t, path)), []byte("password1")) {
-		t.Error("the last write is not there")
-	}
+	holds(t, s, both[0])
 }

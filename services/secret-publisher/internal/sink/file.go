@@ -1,32 +1,67 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
-	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/published"
 )
 
-// file is a local file, of any format: the dotenv and file sinks.
+// file is a local file, replaced by renaming another over it. What stands in it
+// is its format's business.
 type file struct {
-	credential *inventory.Credential
-	entries    []inventory.Sink // all of this file
+	kind, path   string
+	lookup       bool
+	format       format
+	mode         uint32 // of a file that does not exist yet; 0: 0600
+	allowTracked bool
 }
 
-func (f *file) path() string { return published.Path(f.entries[0]) }
+// format reads and rewrites the content of a file. Its errors need not name the
+// file, and quote nothing of it.
+type format interface {
+	read(content []byte) ([]Content, error)
+	// render returns what the file, which holds old (nil: does not exist), must
+	// hold instead. Whatever is not the login stays.
+	render(old []byte, want Content) ([]byte, error)
+}
 
-func (f *file) Name() string {
-	if f.entries[0].Dotenv != nil {
-		return "dotenv:" + f.path()
+func (f *file) Name() string { return f.kind + ":" + f.path }
+
+func (f *file) Lookup() bool { return f.lookup }
+
+func (f *file) Read(context.Context) ([]Content, error) {
+	content, err := published.ReadFile(f.path)
+	if err != nil {
+		return nil, err
 	}
-	return "file:" + f.path()
+	logins, err := f.format.read(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.path, err)
+	}
+	return logins, nil
 }
 
-func (f *file) Read(context.Context) (published.Login, error) { return published.Read(f.entries...) }
+// render refuses what the format cannot do, and what would not read back:
+// whatever went into the file, readers must get out what was meant.
+func (f *file) render(old []byte, want Content) ([]byte, error) {
+	next, err := f.format.render(old, want)
+	if err != nil {
+		return nil, refuse("%s: %w", f.path, err)
+	}
+	logins, err := f.format.read(next)
+	if err != nil {
+		return nil, refuse("%s: %w", f.path, err)
+	}
+	if want.in(logins) != nil {
+		return nil, refuse("%s: cannot hold this login so that it reads back", f.path)
+	}
+	return next, nil
+}
 
 func (f *file) Check(ctx context.Context, want Content) (warnings []string, err error) {
-	t, err := openTarget(f.path())
+	t, err := openTarget(f.path)
 	if err != nil {
 		return nil, err
 	}
@@ -42,23 +77,17 @@ func (f *file) Check(ctx context.Context, want Content) (warnings []string, err 
 	if err := t.refusal(len(next)); err != nil {
 		return nil, err
 	}
-	if !f.allowTracked() && tracked(ctx, t.path()) {
-		warnings = append(warnings, fmt.Sprintf("%s is tracked by git: a commit would keep the password for ever: git rm --cached it (allow_tracked: true silences this)", f.path()))
+	if !f.allowTracked && tracked(ctx, t.path()) {
+		warnings = append(warnings, fmt.Sprintf("%s is tracked by git: a commit would keep the password for ever: git rm --cached it (allow_tracked: true silences this)", f.path))
+	}
+	if f.kind == "pgpass" && t.stat.Mode&0o077 != 0 {
+		warnings = append(warnings, fmt.Sprintf("%s may be read by its group or by others: libpq ignores such a file: chmod 600 it", f.path))
 	}
 	return warnings, nil
 }
 
-func (f *file) allowTracked() bool {
-	for _, e := range f.entries {
-		if e.Dotenv != nil && e.Dotenv.AllowTracked {
-			return true
-		}
-	}
-	return false
-}
-
 func (f *file) Write(ctx context.Context, want Content, guard Guard) (changed bool, err error) {
-	t, err := openTarget(f.path())
+	t, err := openTarget(f.path)
 	if err != nil {
 		return false, err
 	}
@@ -73,7 +102,7 @@ func (f *file) Write(ctx context.Context, want Content, guard Guard) (changed bo
 	if err != nil {
 		return false, err
 	}
-	if login, err := published.Parse(old, f.entries...); err == nil && login.Carries(want.Login) {
+	if logins, err := f.format.read(old); err == nil && want.in(logins) == nil {
 		// Maybe by a predecessor that died before this.
 		return false, t.dir.Sync()
 	}
@@ -87,13 +116,5 @@ func (f *file) Write(ctx context.Context, want Content, guard Guard) (changed bo
 	if err := guard.Backup(ctx, old); err != nil {
 		return false, err
 	}
-	return true, t.replace(next, f.mode(), func() error { return guard.StillDue(ctx) })
-}
-
-// mode of a file that does not exist yet.
-func (f *file) mode() uint32 {
-	if e := f.entries[0].File; e != nil && e.Mode != 0 {
-		return e.Mode
-	}
-	return 0o600
+	return true, t.replace(next, cmp.Or(f.mode, 0o600), func() error { return guard.StillDue(ctx) })
 }

@@ -10,9 +10,19 @@ import (
 	"pawl.dev/internal/published"
 )
 
-// render returns what the file, which holds old (nil: does not exist), must
-// hold instead. Whatever is not the login stays.
-func (f *file) render(old []byte, want Content) ([]byte, error) {
+// whole is the format of a file that holds one login, in any way: that of the
+// dotenv and file sinks.
+type whole struct {
+	credential *inventory.Credential
+	entries    []inventory.Sink // all of this file
+}
+
+func (f whole) read(content []byte) ([]Content, error) {
+	login, err := published.Parse(content, f.entries...)
+	return []Content{{Login: login}}, err
+}
+
+func (f whole) render(old []byte, want Content) ([]byte, error) {
 	next := old
 	for _, e := range f.entries {
 		var err error
@@ -25,19 +35,13 @@ func (f *file) render(old []byte, want Content) ([]byte, error) {
 			next, err = f.renderFile(next, e.File, want)
 		}
 		if err != nil {
-			return nil, refuse("%s: %w", f.path(), err)
+			return nil, err
 		}
-	}
-	// Whatever went into it, readers must get out what was meant.
-	if login, err := published.Parse(next, f.entries...); err != nil {
-		return nil, refuse("%s: %w", f.path(), err)
-	} else if !login.Carries(want.Login) {
-		return nil, refuse("%s: cannot hold this login so that it reads back", f.path())
 	}
 	return next, nil
 }
 
-func (f *file) renderDotenv(old []byte, d *inventory.Dotenv, want Content) ([]byte, error) {
+func (f whole) renderDotenv(old []byte, d *inventory.Dotenv, want Content) ([]byte, error) {
 	env, err := dotenv.Parse(old)
 	if err != nil {
 		return nil, err
@@ -75,7 +79,7 @@ func (f *file) renderDotenv(old []byte, d *inventory.Dotenv, want Content) ([]by
 	return env.Bytes(), nil
 }
 
-func (f *file) renderFile(old []byte, e *inventory.File, want Content) ([]byte, error) {
+func (f whole) renderFile(old []byte, e *inventory.File, want Content) ([]byte, error) {
 	switch e.Format {
 	case inventory.FormatPassword:
 		return []byte(want.Password.Reveal()), nil
@@ -90,7 +94,7 @@ func (f *file) renderFile(old []byte, e *inventory.File, want Content) ([]byte, 
 }
 
 // dsn is the URL that is there, or else that of the credential's primary.
-func (f *file) dsn(now string) (published.DSN, error) {
+func (f whole) dsn(now string) (published.DSN, error) {
 	if now != "" {
 		return published.ParseDSN(now)
 	}
@@ -99,7 +103,7 @@ func (f *file) dsn(now string) (published.DSN, error) {
 }
 
 // renderJSON keeps the members that are there: a host may be a pooler's.
-func (f *file) renderJSON(old []byte, want Content) ([]byte, error) {
+func (f whole) renderJSON(old []byte, want Content) ([]byte, error) {
 	members := map[string]json.RawMessage{}
 	if len(old) > 0 && json.Unmarshal(old, &members) != nil || members == nil {
 		return nil, errors.New("holds no JSON object") // the decoder's error could quote it

@@ -8,28 +8,76 @@ import (
 	"fmt"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/published"
+	"pawl.dev/internal/secret"
 )
 
-// Sink is one place that takes a whole login in one atomic write.
+// Sink is one place that takes a login in one atomic write.
 type Sink interface {
 	// Name such as "dotenv:/srv/app/.env". No secret.
 	Name() string
+	// Lookup reports whether the sink maps login names to secrets, and its readers
+	// know from elsewhere which login to use.
+	Lookup() bool
 	// Check touches nothing. It returns what a person should know, and an error
 	// where Write would now be refused.
 	Check(ctx context.Context, want Content) (warnings []string, err error)
-	// Read returns the login that readers of the sink now get.
-	Read(ctx context.Context) (published.Login, error)
+	// Read returns what readers of the sink now get: one login, or, of a lookup
+	// sink, each of the credential's that it holds, as often as it does.
+	Read(ctx context.Context) ([]Content, error)
 	// Write makes the sink hold want, at once or not at all, and durably.
 	// Nothing is written where it holds it already; changed tells. A Refusal
 	// says that the sink, as it is, cannot take it; other errors may pass.
 	Write(ctx context.Context, want Content, guard Guard) (changed bool, err error)
 }
 
-// Content is what is published.
+// Reloader is a sink whose reader must be told of a write. What it has read the
+// sink cannot show, so it is told after each Write, one that changed nothing
+// among them: the process that wrote may have died before it told.
+type Reloader interface {
+	// Reload returns once the reader uses what the sink holds. Idempotent.
+	Reload(ctx context.Context) error
+}
+
+// Content is what is published. What is read from a sink has either password or
+// verifier, and no generation.
 type Content struct {
 	published.Login
+	Verifier   secret.String // what the nodes hold of the password; zero: not known
 	Generation uint64
+}
+
+// Holds returns nil where the readers of a sink get want, or else why not.
+func Holds(ctx context.Context, s Sink, want Content) error {
+	logins, err := s.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if err := want.in(logins); err != nil {
+		return fmt.Errorf("%s holds %w", s.Name(), err)
+	}
+	return nil
+}
+
+// in returns nil where whoever looks for the login among what was read finds it,
+// and nothing else.
+func (want Content) in(read []Content) error {
+	absent := fmt.Errorf("another login than that of %s", want.User)
+	for _, found := range read {
+		switch {
+		case found.User != "" && found.User != want.User:
+			continue
+		case found.Verifier.IsZero() && found.Password.Equal(want.Password):
+		case !found.Verifier.IsZero() && found.Verifier.Equal(want.Verifier):
+		case !postgres.Matches(want.User, want.Password, found.Verifier):
+			return fmt.Errorf("another password of %s", want.User)
+		case !want.Verifier.IsZero():
+			return fmt.Errorf("another verifier of the password of %s than PostgreSQL: it lets clients in, but cannot pass their login on: put rolpassword of pg_authid there", want.User)
+		}
+		absent = nil
+	}
+	return absent
 }
 
 // Guard is called by Write while nobody else can write the sink.
@@ -52,12 +100,32 @@ func refuse(format string, args ...any) error { return Refusal{fmt.Errorf(format
 // IsRefusal reports whether err is, or wraps, a Refusal.
 func IsRefusal(err error) bool { return errors.As(err, new(Refusal)) }
 
-// Of returns the sinks of a credential, in the order of the configuration. The
-// entries for one file are one sink: one write, one backup.
+// Of returns the sinks of a credential, in the order of the configuration, but
+// lookup sinks before all others: whoever reads a new login must be let in with
+// it. The entries for one file that holds one login are one sink: one write, one
+// backup.
 func Of(c *inventory.Credential) []Sink {
 	var sinks []Sink
+	for _, s := range c.Publish {
+		switch {
+		case s.Pgpass != nil:
+			sinks = append(sinks, &file{kind: "pgpass", lookup: true, path: s.Pgpass.Path, format: passwords{c, s.Pgpass.Hosts}})
+		case s.Pgbouncer != nil:
+			list := &file{kind: "pgbouncer", lookup: true, path: s.Pgbouncer.Path, format: userlist{c}}
+			sinks = append(sinks, &pooler{file: list, sink: s.Pgbouncer, logins: c.Logins()})
+		}
+	}
 	for _, entries := range published.Group(c.Publish) {
-		sinks = append(sinks, &file{credential: c, entries: entries})
+		f := &file{kind: "file", path: published.Path(entries[0]), format: whole{c, entries}}
+		if entry := entries[0].File; entry != nil {
+			f.mode = entry.Mode
+		} else {
+			f.kind = "dotenv"
+		}
+		for _, e := range entries {
+			f.allowTracked = f.allowTracked || e.Dotenv != nil && e.Dotenv.AllowTracked
+		}
+		sinks = append(sinks, f)
 	}
 	return sinks
 }
