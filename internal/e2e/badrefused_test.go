@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/published"
@@ -238,7 +239,7 @@ func databaseFaults(other, mortal *pgserver.Server) []fault {
 				write(t, filepath.Join(h.site.Dir, "weak.password"), right)
 			},
 			mend: func(t *testing.T, h *house, c string) {
-				h.exec(t, c, postgres.AdminSQL("weak", "weak", h.site.Inventory.Credentials[c].Logins()))
+				h.exec(t, c, postgres.AdminSQL(inventory.Account{User: "weak", Database: "postgres"}, inventory.Account{}, h.site.Inventory.Credentials[c].Logins()))
 			}},
 		{name: "database-down", server: mortal, adjust: func(c *site.Credential) { c.Port = mortal.Port }, says: []string{"primary", "connection refused"},
 			spoil: func(t *testing.T, h *house, c string) {

@@ -86,7 +86,9 @@ func files(of string, dir string, except func(path string) bool) (all []place) {
 
 // places lists everything that anybody but the rightful holder could read.
 func (w *world) places(ctx context.Context) ([]place, error) {
-	rightful := func(path string) bool { return strings.HasSuffix(path, "/.env") }
+	rightful := func(path string) bool {
+		return strings.HasSuffix(path, "/.env") || strings.HasSuffix(path, "/admin.json")
+	}
 	all := files("file of the installation", w.site.Dir, rightful) // NATS store, logs, backups, keys, configuration
 	all = append(all, files("file of PostgreSQL", filepath.Dir(w.site.Postgres.LogFile), func(path string) bool { return path != w.site.Postgres.LogFile })...)
 	all = append(all, place{"spans", func() ([]byte, error) { return w.spans.all(), nil }})

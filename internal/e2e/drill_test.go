@@ -25,6 +25,7 @@ type kind struct {
 	keep     string
 	end      saga.Event
 	first    saga.Event // where the drilled part begins: earlier points belong to another kind
+	own      bool       // the credential is Pawl's own admin's
 }
 
 const (
@@ -44,13 +45,15 @@ var kinds = []kind{
 	{name: "in-place-back", strategy: "in-place", fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
 	{name: "adopt", strategy: "alternating", action: adopt, end: saga.Completed},
 	{name: "undo-alternating", strategy: "alternating", before: []pawlv1.Action{adopt, rotate}, action: rollback, keep: "1h", end: saga.RolledBack},
+	{name: "own-admin", strategy: "alternating", own: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.Completed},
+	{name: "own-admin-back", strategy: "alternating", own: true, fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
 	{name: "undo-in-place", strategy: "in-place", before: []pawlv1.Action{adopt, rotate}, action: rollback, keep: "1h", end: saga.RolledBack},
 }
 
 // credential of a drill of this kind. A failing probe begins to fail when the
 // role is given a comment, so that adoption still passes.
 func (k kind) credential(name string, apps *site.Apps) site.Credential {
-	c := site.Credential{Name: name, Strategy: k.strategy, Keep: k.keep, Drain: drainWindow.String(), Restart: apps.RestartYAML(name)}
+	c := site.Credential{Name: name, Strategy: k.strategy, Keep: k.keep, Drain: drainWindow.String(), Restart: apps.RestartYAML(name), Own: k.own}
 	if k.fails {
 		c.Probes = []string{fmt.Sprintf("SELECT 1/(CASE WHEN shobj_description('%s'::regrole, 'pg_authid') = 'refuse' THEN 0 ELSE 1 END)", site.Role(name))}
 	}
@@ -152,6 +155,7 @@ func (w *world) agree(ctx context.Context, credential string, log bus.Log, strat
 	if published.User != held.User || !published.Password.Equal(held.Password) {
 		faults = append(faults, fmt.Errorf(".env publishes %s %s, sealed is %s %s", published.User, w.sealed.Fingerprint(published.User, published.Password), held.User, w.sealed.Fingerprint(held.User, held.Password)))
 	}
+	faults = append(faults, w.ownFile(credential, held))
 	conn, err := w.site.LoginPublished(ctx, credential, "check")
 	if err != nil {
 		faults = append(faults, fmt.Errorf("the published credential does not log in: %w", err))
@@ -168,6 +172,19 @@ func (w *world) agree(ctx context.Context, credential string, log bus.Log, strat
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// ownFile asserts that the file from which Pawl itself reads its login, if the
+// credential is that, says the same.
+func (w *world) ownFile(credential string, held *sealed.Credential) error {
+	if w.site.Inventory.Credentials[credential].Cluster.Admin.Credential == "" {
+		return nil
+	}
+	login, err := w.site.Inventory.Credentials[credential].Cluster.Admin.Login()
+	if err == nil && (login.User != held.User || !login.Password.Equal(held.Password)) {
+		err = fmt.Errorf("Pawl's own file names %s, or another password; sealed is %s", login.User, held.User)
+	}
+	return err
 }
 
 // idle asserts that the login not in use cannot log in, and, once erased, has

@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"pawl.dev/internal/e2e/site"
 	"pawl.dev/internal/pgserver"
+	"pawl.dev/internal/saga"
 )
 
 // crashPoints finds every point of every kind by performing each once,
@@ -50,6 +53,10 @@ func layOut(apps *site.Apps, _ *pgserver.Server) (all []site.Credential) {
 	}
 	for _, k := range kinds {
 		all = append(all, k.credential("first-"+k.name, apps))
+		n := n
+		if k.own && !*full { // each is a cluster with sessions of its own
+			n = 9
+		}
 		for i := range n {
 			all = append(all, k.credential(fmt.Sprintf("%s-%d", k.name, i), apps))
 		}
@@ -74,6 +81,7 @@ func TestCrashesAtEveryPoint(t *testing.T) {
 	d := &deck{crashPoints(w), map[string]int{}}
 	t.Run("OwnerDiesBeforeAndAfterEachEffectAndAppend", func(t *testing.T) { w.in(t).atOnce(ownerDies(w, d)) })
 	t.Run("SecondCrashDuringRecovery", func(t *testing.T) { w.in(t).atOnce(diesTwice(w, d)) })
+	t.Run("AdminFindsAnOlderFileOfItsOwnLogin", func(t *testing.T) { olderFile(w.in(t), d) })
 	t.Run("ZombieWakesAfterItsStepWasTakenOver", func(t *testing.T) { w.in(t).atOnce(zombies(w, d)) })
 }
 
@@ -103,6 +111,34 @@ func diesTwice(w *world, d *deck) (drills []drill) {
 		}
 	}
 	return drills
+}
+
+// olderFile puts the file of Pawl's own login back to what it was before a
+// rotation, kills whoever has sessions open, and rotates again.
+func olderFile(w *world, d *deck) {
+	ctx := w.t.Context()
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.own })
+	drill := d.deal(kinds[i], "KILL")
+	file := w.site.Own(drill.credential)
+	older, err := os.ReadFile(file)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.run(ctx, drill); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, older, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, name := range w.fleet.Names() {
+		if strings.HasPrefix(name, saga.DBRotator) || strings.HasPrefix(name, saga.Verifier) {
+			_ = w.fleet.Signal(name, syscall.SIGKILL) // it may have just died
+		}
+	}
+	drill.kind.before = nil
+	if err := w.run(ctx, drill); err != nil {
+		w.t.Error(err)
+	}
 }
 
 func zombies(w *world, d *deck) (drills []drill) {

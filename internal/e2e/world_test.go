@@ -131,7 +131,7 @@ func newWorld(t *testing.T, replicas int, layOut func(*site.Apps, *pgserver.Serv
 
 // loudestLogging makes PostgreSQL write down whatever it is told.
 func loudestLogging() map[string]string {
-	return map[string]string{"max_connections": "400", "log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on",
+	return map[string]string{"max_connections": "1000", "log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on",
 		"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on", "pg_stat_statements.track": "all"}
 }
 
@@ -166,7 +166,7 @@ func (w *world) startFleet(replicas int) {
 	t.Cleanup(rotator.NATS.Close)
 	w.sealed = sealed.NewStore(rotator, saga.DBRotator, keys)
 	cluster := w.site.Inventory.Clusters["main"]
-	if w.admin, err = postgres.NewAdmin(cluster.Nodes["primary"], cluster.Admin); err != nil {
+	if w.admin, err = postgres.NewAdmin(cluster.Nodes["primary"], cluster.Admin, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.admin.Close)

@@ -47,6 +47,10 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 	}
 	d.checkRole(o.at("role"), c)
 	c.Publish = readPublish(o.at("publish"), c)
+	if c.Cluster != nil && c.Role != "" {
+		d.checkOwn(o.at("role"), c)
+		d.checkPaths(o.at("publish"), c)
+	}
 	c.Consumers = readConsumers(o.at("consumers"))
 	c.Verify = readProbes(o.at("verify"))
 	return c
@@ -87,7 +91,7 @@ func readPrimaries(v value, cluster *Cluster) []Node {
 }
 
 // checkRole refuses names that cannot be managed, and logins that two
-// credentials, or a credential and Pawl itself, would fight over.
+// credentials would fight over.
 func (d *document) checkRole(v value, c *Credential) {
 	if c.Role == "" {
 		return
@@ -103,12 +107,6 @@ func (d *document) checkRole(v value, c *Credential) {
 	}
 	if c.Cluster == nil {
 		return
-	}
-	for _, own := range []string{c.Cluster.Admin.User, c.Cluster.Observer.User} {
-		if slices.Contains(c.Logins(), own) {
-			v.fault("Pawl itself logs in as %.63q here, and would lock itself out half-way: use another admin or observer", own)
-			return
-		}
 	}
 	d.claimLogins(v, c)
 }

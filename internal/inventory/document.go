@@ -21,9 +21,10 @@ type document struct {
 	faults   []remark
 	warnings []remark
 
-	published map[place]value   // who writes what
-	logins    map[string]string // which credential owns a login, by where and which
-	resolved  map[string]string // paths without their symbolic links
+	published map[place]value         // who writes what
+	logins    map[string]string       // which credential owns a login, by where and which
+	accounts  map[string][]ownAccount // who reads a password from this file
+	resolved  map[string]string       // paths without their symbolic links
 }
 
 // remark is what is to be said of one line.

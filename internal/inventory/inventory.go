@@ -63,15 +63,22 @@ type Cluster struct {
 }
 
 // Account is how Pawl itself logs in. Exactly one of PasswordFile and
-// PasswordEnv is set; Password reads it anew at each call, so that a rotated
+// PasswordEnv is set; Login reads it anew at each call, so that a rotated
 // admin needs no restart.
 type Account struct {
-	User         string
-	PasswordFile string // absolute
+	User         string // the role; where Pawl turns it, Login says which of its two logins
+	PasswordFile string // absolute; the password alone, or a JSON object with user and password
 	PasswordEnv  string
 	Database     string // default "postgres"; holds Pawl's fence table
 	SSLMode      string // libpq's names; default "prefer"
 	SSLRootCert  string // absolute
+	Credential   string // the credential by which Pawl turns this account; empty: somebody else does
+}
+
+// Login is what a session is opened with.
+type Login struct {
+	User     string
+	Password secret.String
 }
 
 // Node is one PostgreSQL server.
@@ -284,5 +291,14 @@ func (n Node) Address() string {
 	return net.JoinHostPort(n.Host, strconv.Itoa(int(n.Port)))
 }
 
-// Password reads the account's password.
-func (a Account) Password() (secret.String, error) { return a.readPassword() }
+// Login reads the account's login. Its errors name the file or the variable,
+// never what stands there.
+func (a Account) Login() (Login, error) { return a.readLogin() }
+
+// Logins lists the logins that the account may have: two, where Pawl turns it.
+func (a Account) Logins() []string {
+	if a.Credential != "" {
+		return []string{a.User, a.User + siblingSuffix}
+	}
+	return []string{a.User}
+}

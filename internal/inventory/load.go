@@ -50,7 +50,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 	}
 	d := &document{
 		name: path, file: absolute, dir: filepath.Dir(absolute),
-		published: map[place]value{}, logins: map[string]string{}, resolved: map[string]string{},
+		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]ownAccount{}, resolved: map[string]string{},
 	}
 	inv := d.inventory(value{doc: d, node: root, line: root.Line})
 	if err := d.err(); err != nil {
@@ -92,6 +92,7 @@ func (d *document) inventory(v value) *Inventory {
 	}
 	for _, e := range o.at("clusters").entries() {
 		inv.Clusters[e.key] = readCluster(e, inv.Environments)
+		d.readsPasswords(inv.Clusters[e.key])
 	}
 	for _, e := range o.at("credentials").entries() {
 		inv.Credentials[e.key] = d.credential(e, inv)

@@ -72,7 +72,6 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 		{"a role that leaves no room for its sibling", role, "role: " + long62 + "\n", "15: credentials.app.role: has 62 bytes: alternating adds _b for the second login, and PostgreSQL's names have at most 63: use in-place, or a name of 61"},
 		{"a role that PostgreSQL cuts", role, "role: rr" + long62 + "\n", "15: credentials.app.role: has 64 bytes: PostgreSQL's names have at most 63"},
 		{"a reserved role", role, "role: pg_monitor\n", "15: credentials.app.role: is a name that PostgreSQL keeps for itself: name a login role"},
-		{"Pawl's own role", role, "role: pawl_admin\n", `15: credentials.app.role: Pawl itself logs in as "pawl_admin" here, and would lock itself out half-way: use another admin or observer`},
 		{"a role twice", "credentials:\n", secondOne("app", "file: {path: two, format: json}"), `16: credentials.app.role: the login "app" on 127.0.0.1:5432 belongs to the credential two already: a login is one credential's`},
 		{"a role that is a sibling", "credentials:\n", secondOne("app_b", "file: {path: two, format: json}"), `16: credentials.app.role: the login "app_b" on 127.0.0.1:5432 belongs to the credential two already: a login is one credential's`},
 		{"a deadline before the drain is over", role, role + "    drain: 48h\n", "16: credentials.app.drain: drain_deadline (1d) must be longer than drain (2d)"},
@@ -294,7 +293,7 @@ func TestPasswordIsReadAnewAndNeverTold(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	byFile, byEnv := Account{User: "u", PasswordFile: file}, Account{User: "u", PasswordEnv: "PAWL_TEST_PASSWORD"}
 	for _, a := range []Account{byFile, byEnv} {
-		if _, err := a.Password(); err == nil || !strings.HasPrefix(err.Error(), `password of "u": `) {
+		if _, err := a.Login(); err == nil || !strings.HasPrefix(err.Error(), `password of "u": `) {
 			t.Errorf("without a password: %v", err)
 		}
 	}
@@ -304,7 +303,7 @@ func TestPasswordIsReadAnewAndNeverTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, a := range []Account{byFile, byEnv} {
-			if got, err := a.Password(); err != nil || got.Reveal() != text {
+			if got, err := a.Login(); err != nil || got.User != "u" || got.Password.Reveal() != text {
 				t.Errorf("%+v: not the password of now, %v", a, err)
 			}
 		}
@@ -312,7 +311,7 @@ func TestPasswordIsReadAnewAndNeverTold(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := byFile.Password(); err == nil {
+	if _, err := byFile.Login(); err == nil {
 		t.Error("an empty file was taken for a password")
 	}
 }

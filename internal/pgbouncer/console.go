@@ -30,12 +30,12 @@ type Console struct {
 // Open logs in to the console, by SCRAM. The caller closes it.
 func Open(ctx context.Context, c inventory.Console) (*Console, error) {
 	name := "pgbouncer console " + c.Address()
-	password, err := c.Password()
+	login, err := c.Login()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	conn, err := postgres.Login(ctx, postgres.Target{
-		Host: c.Host, Port: c.Port, Database: c.Database, User: c.User, Password: password, SSLMode: c.SSLMode, SSLRootCert: c.SSLRootCert,
+		Host: c.Host, Port: c.Port, Database: c.Database, User: login.User, Password: login.Password, SSLMode: c.SSLMode, SSLRootCert: c.SSLRootCert,
 	})
 	switch {
 	case postgres.IsRefused(err, notAllowed) && strings.Contains(err.Error(), "not allowed"):

@@ -21,13 +21,18 @@ const maxSessions = 8
 type Admin struct {
 	Node    string
 	account inventory.Account
+	target  Target
+	logins  *logins
 	pool    *pgxpool.Pool
+	stop    context.CancelFunc
 	catalog atomic.Bool // the account may read pg_authid itself
 }
 
 // NewAdmin returns the account on the node; it does not connect yet. The
-// password is read anew for each session.
-func NewAdmin(node inventory.Node, account inventory.Account) (*Admin, error) {
+// login is read anew for each session. Of an account that Pawl turns, others
+// (nil: none) are tried where that does not work, and idle sessions of the old
+// login end within lookEvery.
+func NewAdmin(node inventory.Node, account inventory.Account, others Others) (*Admin, error) {
 	target := AccountTarget(node, account)
 	config, err := pgxpool.ParseConfig(target.conninfo())
 	if err != nil {
@@ -38,23 +43,32 @@ func NewAdmin(node inventory.Node, account inventory.Account) (*Admin, error) {
 	// running them. What holds a verifier never comes this way: see Tx.exec.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	config.ConnConfig.StatementCacheCapacity = 64
-	a := &Admin{Node: node.Name, account: account}
+	a := &Admin{Node: node.Name, account: account, target: target}
+	a.logins = &logins{account: account, others: others, moved: func() { a.pool.Reset() }}
 	config.MaxConns = maxSessions
 	config.MaxConnIdleTime = 5 * time.Minute
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
-		password, err := account.Password()
-		c.Password = password.Reveal()
+		login, err := a.logins.look()
+		c.User, c.Password = login.User, login.Password.Reveal()
 		return err
 	}
 	config.AfterConnect = a.prepare
 	if a.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return nil, fmt.Errorf("%s: %w", node.Name, clean(err))
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	if account.Credential != "" {
+		go a.logins.watch(ctx, a.try)
+	}
 	return a, nil
 }
 
 // Close ends the sessions.
-func (a *Admin) Close() { a.pool.Close() }
+func (a *Admin) Close() {
+	a.stop()
+	a.pool.Close()
+}
 
 // prepare learns once per session what the account may read. Whether the
 // server's log samples a transaction is drawn when it begins, so this one
@@ -78,15 +92,41 @@ func (a *Admin) prepare(ctx context.Context, conn *pgx.Conn) error {
 // Do runs work on one session. Errors of the session itself name the node;
 // those of work are returned as they are.
 func (a *Admin) Do(ctx context.Context, work func(*pgx.Conn) error) error {
-	conn, err := a.pool.Acquire(ctx)
-	if err = a.named(err); IsRefused(err, WrongPassword) {
-		return &hint{err, "correct what " + a.account.PasswordSource() + " holds"}
-	}
+	conn, err := a.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
 	return work(conn.Conn())
+}
+
+// acquire takes a session. Where the login of the file is refused, or there is
+// none, it looks for another one.
+func (a *Admin) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	for tries := 1; ; tries++ {
+		login := a.logins.inUse()
+		conn, err := a.pool.Acquire(ctx)
+		err = a.named(err)
+		refused := IsRefused(err, WrongPassword, NoLogin) || err != nil && login.User == ""
+		if refused && tries < 3 && a.logins.search(ctx, login, a.try) {
+			continue
+		}
+		if IsRefused(err, WrongPassword) {
+			err = &hint{err, "correct what " + a.account.PasswordSource() + " holds"}
+		}
+		return conn, err
+	}
+}
+
+// try logs in once.
+func (a *Admin) try(ctx context.Context, login inventory.Login) error {
+	target := a.target
+	target.User, target.Password = login.User, login.Password
+	conn, err := Login(ctx, target)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
 }
 
 // named cleans an error and says on which node it happened.

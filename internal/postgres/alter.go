@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -36,19 +37,26 @@ func (tx *Tx) Sessions(ctx context.Context, users []string) ([]Session, error) {
 
 // SetLogin lets the role log in, or refuses it; its password stays.
 func (tx *Tx) SetLogin(ctx context.Context, name string, may bool) error {
+	if tx.admin.isOwn(name) {
+		return tx.alterOwn(ctx, name, may, literal("keep"))
+	}
 	return tx.alter(ctx, name, attribute(may))
 }
 
 // SetVerifier lets the role log in with the verifier's password, or holds the
 // verifier ready without letting it; a zero verifier leaves no password.
 func (tx *Tx) SetVerifier(ctx context.Context, name string, may bool, verifier secret.String) error {
-	if verifier.IsZero() {
-		return tx.alter(ctx, name, attribute(may)+" PASSWORD NULL")
+	password := "NULL"
+	if !verifier.IsZero() {
+		if !storable(verifier) {
+			return fmt.Errorf("role %q: not a verifier: PostgreSQL would take it for a password", name)
+		}
+		password = literal(verifier.Reveal())
 	}
-	if !storable(verifier) {
-		return fmt.Errorf("role %q: not a verifier: PostgreSQL would take it for a password", name)
+	if tx.admin.isOwn(name) {
+		return tx.alterOwn(ctx, name, may, password)
 	}
-	return tx.alter(ctx, name, attribute(may)+" PASSWORD "+literal(verifier.Reveal()))
+	return tx.alter(ctx, name, attribute(may)+" PASSWORD "+password)
 }
 
 // IsMember reports whether role may act as owner.
@@ -154,6 +162,22 @@ func splitList(list string) []string {
 
 func (tx *Tx) alter(ctx context.Context, name, what string) error {
 	return tx.exec(ctx, "ALTER ROLE "+identifier(name)+" "+what)
+}
+
+// isOwn reports whether name is one of the two logins of an account that Pawl
+// turns itself.
+func (a *Admin) isOwn(name string) bool {
+	return a.account.Credential != "" && slices.Contains(a.account.Logins(), name)
+}
+
+// alterOwn alters a login of the account itself, for which from PostgreSQL 16
+// on no grant is enough.
+func (tx *Tx) alterOwn(ctx context.Context, name string, may bool, password string) error {
+	err := tx.exec(ctx, fmt.Sprintf("CALL pawl.alter_own(%s, %t, %s)", literal(name), may, password))
+	if IsRefused(err, noSchema, noFunction, NotPermitted) {
+		return &hint{err, "the account cannot alter its own logins: run what `pawl init --admin-sql` prints"}
+	}
+	return err
 }
 
 func (tx *Tx) exec(ctx context.Context, sql string) error {

@@ -62,6 +62,15 @@ func run(t *testing.T, statements ...string) {
 	}
 }
 
+// major version of the server, such as 15.
+func major(t *testing.T) (version int) {
+	t.Helper()
+	if err := connect(t, superuser()).QueryRow(t.Context(), "SELECT current_setting('server_version_num')::int / 10000").Scan(&version); err != nil {
+		t.Fatal(clean(err))
+	}
+	return version
+}
+
 // admin returns the account, reached at address (empty: the server itself).
 func admin(t *testing.T, user string, password secret.String, address string) *Admin {
 	t.Helper()
@@ -70,17 +79,20 @@ func admin(t *testing.T, user string, password secret.String, address string) *A
 	}
 	host, port, _ := net.SplitHostPort(address)
 	number, _ := strconv.ParseUint(port, 10, 16)
-	file := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(file, []byte(password.Reveal()), 0o600); err != nil {
+	account := ownAccount(user, filepath.Join(t.TempDir(), "password"))
+	if err := os.WriteFile(account.PasswordFile, []byte(password.Reveal()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a, err := NewAdmin(inventory.Node{Name: "coordinator", Host: host, Port: uint16(number)},
-		inventory.Account{User: user, PasswordFile: file, Database: "postgres", SSLMode: "disable"})
+	a, err := NewAdmin(inventory.Node{Name: "coordinator", Host: host, Port: uint16(number)}, account, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.Close)
 	return a
+}
+
+func ownAccount(user, file string) inventory.Account {
+	return inventory.Account{User: user, PasswordFile: file, Database: "postgres", SSLMode: "disable"}
 }
 
 func root(t *testing.T) *Admin { return admin(t, server.Superuser, server.Password, "") }

@@ -100,7 +100,7 @@ func (a *Admin) Sessions(ctx context.Context, users []string) (sessions []Sessio
 func (a *Admin) sessions(ctx context.Context, q querier, users []string) ([]Session, error) {
 	rows, err := q.Query(ctx, `SELECT pid, usename::text, coalesce(application_name, ''), coalesce(host(client_addr), 'local'),
 			coalesce(backend_start, 'epoch'), coalesce(state, '')
-		FROM pg_catalog.pg_stat_activity WHERE usename = ANY ($1::text[]) AND pid <> pg_backend_pid()
+		FROM pg_catalog.pg_stat_activity WHERE usename = ANY ($1::text[])
 			AND backend_type IS DISTINCT FROM 'parallel worker' ORDER BY backend_start, pid`, users)
 	if err != nil {
 		return nil, a.named(err)

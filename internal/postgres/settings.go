@@ -17,6 +17,18 @@ type Health struct {
 	Leaks             []string // settings that log or count other people's statements
 }
 
+// MayAlter reports whether the account may alter the role, which exists.
+func (a *Admin) MayAlter(ctx context.Context, role string) (may bool, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		return a.named(c.QueryRow(ctx, `SELECT CASE
+				WHEN $2 THEN coalesce(has_function_privilege(to_regprocedure('pawl.alter_own(name,boolean,text)'), 'execute'), false)
+				WHEN rolsuper OR current_setting('server_version_num')::int < 160000 THEN rolsuper OR rolcreaterole
+				ELSE rolcreaterole AND pg_has_role((SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1), 'MEMBER WITH ADMIN OPTION') END
+			FROM pg_catalog.pg_roles WHERE rolname = current_user`, role, a.isOwn(role)).Scan(&may))
+	})
+	return may, err
+}
+
 // Look reads the node's health; it changes nothing.
 func (a *Admin) Look(ctx context.Context) (h Health, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {

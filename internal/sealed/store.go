@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/secret"
 )
 
@@ -69,6 +70,32 @@ func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credent
 		return nil, fmt.Errorf("sealed credential of %s under %s is that of %s under %s", credential, rotation, c.Credential, c.Rotation)
 	}
 	return c, nil
+}
+
+// Logins returns the logins that the credential may have now, the likeliest
+// first: of its newest rotation, of the one that this restores, and of the one
+// that it began from. It is the way in where what is published is lost or old.
+func (s *Store) Logins(ctx context.Context, credential string) ([]inventory.Login, error) {
+	log, err := s.bus.ReadNewest(ctx, credential)
+	if err != nil || len(log.Records) == 0 {
+		return nil, err
+	}
+	begin := log.Records[0].Body.GetRequested()
+	var logins []inventory.Login
+	for _, rotation := range []string{log.Rotation, begin.GetRestores(), begin.GetBasis()} {
+		if rotation == "" {
+			continue
+		}
+		c, err := s.Open(ctx, credential, rotation)
+		if errors.Is(err, ErrNotFound) || errors.Is(err, ErrWrongKey) {
+			continue // not sealed yet, erased, or lost
+		}
+		if err != nil {
+			return nil, err
+		}
+		logins = append(logins, inventory.Login{User: c.User, Password: c.Password})
+	}
+	return logins, nil
 }
 
 // Seal writes c to its recipient, once: where an envelope already lies there,

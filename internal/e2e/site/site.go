@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -39,6 +40,7 @@ type Credential struct {
 	Login    string   // the database role; default: Role(Name)
 	Cluster  string   // YAML of a cluster of its own; default: main, or by Port
 	Publish  string   // YAML of the sinks; default: the .env file
+	Own      bool     // it is the admin of a cluster of its own, with what `pawl init --admin-sql` gives it
 }
 
 // DatabaseRole is the name of the credential's role in PostgreSQL.
@@ -95,6 +97,12 @@ func (s *Site) write(ctx context.Context, otlp string, credentials []Credential)
 	if err := os.WriteFile(filepath.Join(s.Dir, "admin.password"), []byte(s.Postgres.Password.Reveal()+"\n"), 0o600); err != nil {
 		return err
 	}
+	credentials = slices.Clone(credentials)
+	for i := range credentials {
+		if c := &credentials[i]; c.Own {
+			s.own(c)
+		}
+	}
 	var text bytes.Buffer
 	if err := pawlYAML.Execute(&text, map[string]any{"Site": s, "NATS": port, "OTLP": otlp, "Credentials": credentials}); err != nil {
 		return err
@@ -137,6 +145,11 @@ func (s *Site) roles(ctx context.Context, credentials []Credential) error {
 		}
 		if _, err := conn.Exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgx.Identifier{c.DatabaseRole()}.Sanitize(), verifier.Reveal())); err != nil {
 			return fmt.Errorf("role of %s: %w", c.Name, err)
+		}
+		if c.Own {
+			if err := s.setUpOwn(ctx, conn, c, password); err != nil {
+				return fmt.Errorf("admin of %s: %w", c.Name, err)
+			}
 		}
 		if err := os.MkdirAll(filepath.Dir(s.Env(c.Name)), 0o700); err != nil {
 			return err

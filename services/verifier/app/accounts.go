@@ -10,8 +10,9 @@ import (
 // accounts keeps the observer's and the admin's sessions open: logins are what
 // a rotation costs.
 type accounts struct {
-	mu   sync.Mutex
-	open map[accountKey]*postgres.Admin
+	others postgres.Others
+	mu     sync.Mutex
+	open   map[accountKey]*postgres.Admin
 }
 
 type accountKey struct{ cluster, node, user string }
@@ -23,7 +24,7 @@ func (a *accounts) on(c *inventory.Credential, node inventory.Node, account inve
 	if admin, ok := a.open[key]; ok {
 		return admin, nil
 	}
-	admin, err := postgres.NewAdmin(node, account)
+	admin, err := postgres.NewAdmin(node, account, a.others)
 	if err != nil {
 		return nil, err
 	}

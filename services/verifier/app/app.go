@@ -24,7 +24,7 @@ type app struct {
 
 // New returns the service. It connects to nothing yet.
 func New(d service.Dependencies) (*service.Service, error) {
-	a := &app{sealed: d.Sealed}
+	a := &app{sealed: d.Sealed, accounts: accounts{others: d.Sealed.Logins}}
 	return &service.Service{
 		Name:    saga.Verifier,
 		Steps:   map[string]service.Handler{"verify": a.verify, "confirm": a.confirm},

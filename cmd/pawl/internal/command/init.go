@@ -198,7 +198,7 @@ func printAdminSQL(cmd *cobra.Command, only string) error {
 	var all []clusterSQL
 	for _, name := range names {
 		c := inv.Clusters[name]
-		all = append(all, clusterSQL{name, postgres.AdminSQL(c.Admin.User, c.Observer.User, rolesOf(inv, c))})
+		all = append(all, clusterSQL{name, postgres.AdminSQL(c.Admin, c.Observer, rolesOf(inv, c))})
 	}
 	return output(cmd, all, func(w io.Writer, _ render.Style) error {
 		for _, c := range all {

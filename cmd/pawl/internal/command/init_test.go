@@ -153,3 +153,23 @@ func TestAdminSQLWritesNothing(t *testing.T) {
 		t.Errorf("%d files, were %d", len(after), len(before))
 	}
 }
+
+func TestAdminSQLMakesThePairOfAnAdminThatPawlTurns(t *testing.T) {
+	s := newSite(t)
+	if stdout, _ := s.want(exitDone, "init", "--admin-sql"); strings.Contains(stdout, "pawl_admin_b") {
+		t.Errorf("a pair that nobody asked for:\n%s", stdout)
+	}
+	text := strings.NewReplacer("pawl_admin, password_file: admin", "pawl_admin, password_file: own.json", "\ncredentials:\n", `
+credentials:
+  pawl-admin: {cluster: main, role: pawl_admin, strategy: alternating, publish: [{file: {path: FILE, format: json}}]}
+`).Replace(read(t, s.config))
+	write(t, s.config, strings.Replace(text, "FILE", "elsewhere.json", 1)) // nobody would tell Pawl the new login
+	s.want(exitUsage, "init", "--admin-sql")
+	write(t, s.config, strings.Replace(text, "FILE", "own.json", 1))
+	stdout, _ := s.want(exitDone, "init", "--admin-sql")
+	for _, want := range []string{`CREATE ROLE "pawl_admin_b" NOLOGIN`, "PROCEDURE pawl.alter_own", `GRANT "pawl_admin" TO "pawl_admin_b"`} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in:\n%s", want, stdout)
+		}
+	}
+}

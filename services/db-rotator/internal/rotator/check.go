@@ -114,7 +114,11 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 			return err
 		}
 		if !role.Exists && name != c.Role {
-			f.note("role %q will be created", name)
+			if c.Name == c.Cluster.Admin.Credential {
+				f.refuse("role %q, the second login of Pawl itself, is missing: run what `pawl init --admin-sql` prints", name)
+			} else {
+				f.note("role %q will be created", name)
+			}
 			continue
 		}
 		if err := unfit(role); err != nil {
@@ -126,6 +130,11 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 			continue
 		} else if err != nil {
 			return err
+		}
+		if able, err := admin.MayAlter(ctx, name); err != nil {
+			return err
+		} else if !able {
+			f.refuse("%q may not alter role %q: run what `pawl init --admin-sql` prints", c.Cluster.Admin.User, name)
 		}
 		f.note("role %q: %s", name, may(role))
 		if role.CanLogin {

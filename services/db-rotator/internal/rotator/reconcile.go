@@ -61,14 +61,20 @@ func (r *Reconciler) Run(ctx context.Context) error {
 
 // pass looks at every node; at all that it holds, or only at its history.
 func (r *Reconciler) pass(ctx context.Context, all bool) {
-	on := map[inventory.Node][]*inventory.Credential{}
+	type place struct { // two clusters may name one server, each with its own admin
+		cluster *inventory.Cluster
+		node    inventory.Node
+	}
+	on := map[place][]*inventory.Credential{}
 	for _, c := range r.d.Inventory.Credentials {
 		for _, node := range c.Nodes {
-			on[node] = append(on[node], c)
+			at := place{c.Cluster, node}
+			on[at] = append(on[at], c)
 		}
 	}
 	var nodes sync.WaitGroup
-	for node, credentials := range on {
+	for at, credentials := range on {
+		node := at.node
 		nodes.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
 			defer cancel()

@@ -26,6 +26,7 @@ type Envelopes interface {
 	Seal(ctx context.Context, recipient string, c *sealed.Credential) error
 	Rotations(ctx context.Context, credential string) ([]string, error)
 	Erase(ctx context.Context, credential, rotation string) error
+	Logins(ctx context.Context, credential string) ([]inventory.Login, error)
 	Fingerprint(user string, password secret.String) string
 }
 
@@ -68,7 +69,7 @@ func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres
 	if admin, ok := o.admins[key]; ok {
 		return admin, nil
 	}
-	admin, err := postgres.NewAdmin(node, c.Cluster.Admin)
+	admin, err := postgres.NewAdmin(node, c.Cluster.Admin, o.envelopes.Logins)
 	if err == nil {
 		o.admins[key] = admin
 	}

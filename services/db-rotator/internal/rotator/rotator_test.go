@@ -72,6 +72,7 @@ type memory struct {
 	envelopes map[string]map[string]*sealed.Credential // by rotation, by recipient
 	secrets   []secret.String                          // all there ever were
 	afterSeal func()                                   // called after our own is sealed, if set
+	logins    []inventory.Login                        // what the newest rotation began from
 }
 
 func (m *memory) Open(_ context.Context, credential, rotation string) (*sealed.Credential, error) {
@@ -114,6 +115,8 @@ func (m *memory) Erase(_ context.Context, _, rotation string) error {
 	delete(m.envelopes, rotation)
 	return nil
 }
+
+func (m *memory) Logins(context.Context, string) ([]inventory.Login, error) { return m.logins, nil }
 
 func (m *memory) Fingerprint(user string, password secret.String) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(user+password.Reveal())))

@@ -1,0 +1,102 @@
+package inventory
+
+import "slices"
+
+// ownAccount is one of the two that Pawl itself has on a cluster.
+type ownAccount struct {
+	cluster *Cluster
+	*Account
+}
+
+// accounts of a cluster; one, where the admin is its own observer.
+func (c *Cluster) accounts() []ownAccount {
+	if c.Observer.User == c.Admin.User && c.Observer.PasswordFile == c.Admin.PasswordFile && c.Observer.PasswordEnv == c.Admin.PasswordEnv {
+		return []ownAccount{{c, &c.Admin}}
+	}
+	return []ownAccount{{c, &c.Admin}, {c, &c.Observer}}
+}
+
+// readsPasswords remembers which accounts read which file.
+func (d *document) readsPasswords(c *Cluster) {
+	for _, a := range c.accounts() {
+		if a.PasswordFile != "" {
+			file := d.resolve(a.PasswordFile)
+			d.accounts[file] = append(d.accounts[file], a)
+		}
+	}
+}
+
+// checkOwn is for a credential whose role is one that Pawl itself logs in as:
+// it may turn only so that Pawl follows at once, on every node.
+func (d *document) checkOwn(v value, c *Credential) {
+	for _, a := range c.Cluster.accounts() {
+		switch {
+		case !slices.Contains(c.Logins(), a.User):
+			continue
+		case a.User != c.Role:
+			v.fault("the second login, %.63q, is whom Pawl itself logs in as here, and it would lock itself out half-way: use another admin or observer", a.User)
+		case c.Strategy != Alternating:
+			v.fault("Pawl itself logs in as %.63q here, and would lock itself out half-way: use strategy alternating", a.User)
+		case a.PasswordEnv != "":
+			v.fault("Pawl itself logs in as %.63q here, and cannot write the environment variable %s: give the account a password_file", a.User, a.PasswordEnv)
+		case !slices.ContainsFunc(c.Publish, func(s Sink) bool {
+			return s.File != nil && s.File.Format == FormatJSON && d.resolve(s.File.Path) == d.resolve(a.PasswordFile)
+		}):
+			v.fault("Pawl itself logs in as %.63q here, and must be told the new login: add to publish - file: {path: %s, format: json}", a.User, a.PasswordFile)
+		case len(c.Nodes) != len(c.Cluster.primaries()):
+			v.fault("Pawl itself logs in as %.63q on every node of %s, with one password: name all its primaries in nodes, or none", a.User, c.Cluster.Name)
+		default:
+			d.checkShared(v, a)
+			a.Credential = c.Name
+		}
+	}
+	if c.Cluster.Observer.User == c.Cluster.Admin.User {
+		c.Cluster.Observer.Credential = c.Cluster.Admin.Credential
+	}
+}
+
+// checkShared refuses an account that another cluster has on the same server:
+// nobody would tell it the new login.
+func (d *document) checkShared(v value, a ownAccount) {
+	for _, readers := range d.accounts {
+		for _, other := range readers {
+			if other.cluster != a.cluster && other.User == a.User && other.cluster.shares(a.cluster) {
+				v.fault("cluster %s logs in as %.63q on the same server: give it an account of its own", other.cluster.Name, a.User)
+				return
+			}
+		}
+	}
+}
+
+func (c *Cluster) shares(other *Cluster) bool {
+	for _, n := range c.Nodes {
+		for _, m := range other.Nodes {
+			if n.Address() == m.Address() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// checkPaths refuses a sink in a file from which Pawl reads the password of
+// another account.
+func (d *document) checkPaths(v value, c *Credential) {
+	for _, s := range c.Publish {
+		path := ""
+		switch {
+		case s.Dotenv != nil:
+			path = s.Dotenv.Path
+		case s.File != nil:
+			path = s.File.Path
+		}
+		if path == "" {
+			continue
+		}
+		for _, a := range d.accounts[d.resolve(path)] {
+			if a.cluster != c.Cluster || a.User != c.Role {
+				v.fault("writes to %s, from which Pawl reads the password of %.63q for cluster %s: name another file, or give that account one of its own", path, a.User, a.cluster.Name)
+			}
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package rotator
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
+)
+
+// leastWorld is a world whose admin has what `pawl init --admin-sql` gives, in
+// a database of its own, and nothing else.
+func leastWorld(t *testing.T, role, strategy string) *world {
+	t.Helper()
+	w := bareWorld(t, role, strategy)
+	password, verifier := newPassword(t)
+	w.sql("CREATE ROLE " + pgx.Identifier{role}.Sanitize() + " LOGIN PASSWORD '" + verifier.Reveal() + "'")
+	w.publish(role, password)
+	admin := &w.credential.Cluster.Admin
+	admin.User, admin.Database = "admin_of_"+role, "of_"+role
+	w.setUp()
+	password, verifier = newPassword(t)
+	w.sql("ALTER ROLE " + admin.User + " PASSWORD '" + verifier.Reveal() + "'")
+	if err := os.WriteFile(admin.PasswordFile, []byte(password.Reveal()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.adopt()
+	return w
+}
+
+// setUp runs, as a superuser, what `pawl init --admin-sql` prints, twice.
+func (w *world) setUp() {
+	w.t.Helper()
+	admin := w.credential.Cluster.Admin
+	w.sql("CREATE DATABASE " + admin.Database)
+	to := target(server.Superuser, server.Password)
+	to.Database = admin.Database
+	conn, err := postgres.Login(w.t.Context(), to)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	sql := postgres.AdminSQL(admin, inventory.Account{}, w.credential.Logins())
+	if _, err := conn.Exec(w.t.Context(), sql+sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// erase runs the erase of a completed rotation.
+func (w *world) erase(flow string) {
+	w.t.Helper()
+	r := w.completed(w.rotate(flow))
+	w.do(w.Erase, r, saga.Erased)
+}
+
+func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
+	w := leastWorld(t, "least", inventory.Alternating)
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, `"least_b" will be created`) {
+		t.Errorf("checks %v; want none refused", checks)
+	}
+	w.erase(saga.Alternating) // makes the sibling
+	w.erase(saga.Alternating)
+	if got := w.role("least_b"); w.user != "least" || got.CanLogin || !got.Verifier.IsZero() {
+		t.Errorf("after two turns: current %q, idle may log in %v", w.user, got.CanLogin)
+	}
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") {
+		t.Errorf("checks %v; want none refused", checks)
+	}
+	back := w.next(saga.Alternating)
+	w.do(w.Stage, back, saga.Staged)
+	w.do(w.Unstage, back, saga.Unstaged)
+	if got := w.role("least_b"); got.CanLogin || !got.Verifier.IsZero() {
+		t.Error("the idle login was not put back")
+	}
+	w.credential.Strategy = inventory.InPlace
+	w.erase(saga.InPlace)
+	w.logsIn(w.envelope(w.basis), "")
+	if checks := w.Examine(t.Context(), w.credential); finding(checks, true, "") {
+		t.Errorf("examine %v; want agreement", checks)
+	}
+	reconciled, err := w.lead(t.Context(), w.credential, w.credential.Primary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reconciled.History(t.Context()); err != nil {
+		t.Errorf("the history of the node: %v", err)
+	}
+	if held, err := reconciled.Holdings(t.Context(), w.credential.Logins(), []string{"least"}); err != nil || held.Fences["least"].Generation == 0 {
+		t.Errorf("what the node holds: %v, %v", held.Fences, err)
+	}
+}
+
+// ownWorld is one whose credential is the admin's own, not adopted yet.
+func ownWorld(t *testing.T, role string) *world {
+	t.Helper()
+	w := bareWorld(t, role, inventory.Alternating)
+	w.credential.Cluster.Admin = inventory.Account{User: role, PasswordFile: w.file, Database: "of_" + role, SSLMode: "disable", Credential: w.credential.Name}
+	w.credential.Cluster.Observer = w.credential.Cluster.Admin
+	w.setUp()
+	password, verifier := newPassword(t)
+	w.sql("ALTER ROLE " + role + " PASSWORD '" + verifier.Reveal() + "'")
+	w.publish(role, password)
+	return w
+}
+
+// untilDone runs a step that waits until it need not.
+func (w *world) untilDone(step service.Handler, r *service.Rotation, emits saga.Event) {
+	w.t.Helper()
+	for {
+		_, err := step(w.t.Context(), r)
+		wait := new(saga.NotYet)
+		if !errors.As(err, &wait) {
+			if err != nil {
+				w.t.Fatalf("%s: %v", emits, err)
+			}
+			return
+		}
+		select {
+		case <-time.After(wait.Again):
+		case <-w.t.Context().Done():
+			w.t.Fatalf("%s: %v", emits, err)
+		}
+	}
+}
+
+func TestTheAdminTurnsItself(t *testing.T) {
+	w := ownWorld(t, "itself")
+	w.adopt()
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") {
+		t.Errorf("checks %v; want none refused", checks)
+	}
+	turn := func() {
+		t.Helper()
+		r := w.next(saga.Alternating)
+		w.do(w.Stage, r, saga.Staged)
+		envelope := w.envelope(r.ID)
+		w.logsIn(envelope, "")
+		w.publish(envelope.User, envelope.Password)
+		w.untilDone(w.Retire, r, saga.Retired) // its own sessions move within a second
+		w.basis, w.user = r.ID, envelope.User
+		w.do(w.Erase, w.completed(r), saga.Erased)
+	}
+	for _, want := range []string{"itself_b", "itself", "itself_b"} {
+		if turn(); w.user != want {
+			t.Fatalf("current is %q, want %q", w.user, want)
+		}
+		if idle := w.role(other(w.credential, want)); idle.CanLogin || !idle.Verifier.IsZero() {
+			t.Errorf("the idle login may log in: %v", idle.CanLogin)
+		}
+	}
+	back := w.next(saga.Alternating)
+	w.do(w.Stage, back, saga.Staged)
+	w.do(w.Unstage, back, saga.Unstaged)
+	if got := w.role("itself"); got.CanLogin || !got.Verifier.IsZero() {
+		t.Error("the idle login was not put back")
+	}
+	if checks := w.Examine(t.Context(), w.credential); finding(checks, true, "") {
+		t.Errorf("examine %v; want agreement", checks)
+	}
+}
+
+func TestAPairThatIsNotSetUpIsRefusedBeforeAnythingIsTouched(t *testing.T) {
+	w := ownWorld(t, "halfway")
+	w.sql("ALTER ROLE halfway NOCREATEROLE")
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, "may not alter roles: run what `pawl init --admin-sql` prints") {
+		t.Errorf("checks %v; want the missing right refused, and the fix", checks)
+	}
+	w.sql("ALTER ROLE halfway CREATEROLE", "DROP ROLE halfway_b")
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, "halfway_b\", the second login of Pawl itself, is missing: run what `pawl init --admin-sql` prints") {
+		t.Errorf("checks %v; want the missing login refused, and the fix", checks)
+	}
+}
+
+func TestARoleThatTheAdminWasNotGivenIsRefused(t *testing.T) {
+	w := leastWorld(t, "given", inventory.InPlace)
+	w.sql("DO $$ BEGIN IF current_setting('server_version_num')::int >= 160000 THEN REVOKE given FROM admin_of_given; ELSE ALTER ROLE admin_of_given NOCREATEROLE; END IF; END $$")
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, `"admin_of_given" may not alter role "given": run what `) {
+		t.Errorf("checks %v; want the missing right refused, and the fix", checks)
+	}
+}
+
+func TestAnOlderFileOfTheAdminIsNoLockOut(t *testing.T) {
+	w := ownWorld(t, "older")
+	w.adopt()
+	first := w.envelope(w.basis)
+	r := w.next(saga.Alternating)
+	w.do(w.Stage, r, saga.Staged)
+	second := w.envelope(r.ID)
+	w.publish(second.User, second.Password)
+	w.untilDone(w.Retire, r, saga.Retired)
+	w.do(w.Erase, w.completed(r), saga.Erased)
+	w.basis, w.user = r.ID, second.User
+
+	w.Close() // a new process, which finds the file of a backup
+	w.publish(first.User, first.Password)
+	w.envelopes.logins = []inventory.Login{{User: second.User, Password: second.Password}}
+	w.Rotator = w.replica()
+	again := w.next(saga.Alternating)
+	w.do(w.Stage, again, saga.Staged)
+	third := w.envelope(again.ID)
+	w.publish(third.User, third.Password)
+	w.untilDone(w.Retire, again, saga.Retired)
+	if third.User != "older" {
+		t.Errorf("turned to %q", third.User)
+	}
+	w.logsIn(third, "")
+	w.logsIn(second, postgres.NoLogin)
+}
