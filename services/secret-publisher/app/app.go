@@ -42,7 +42,10 @@ func New(d service.Dependencies) (*service.Service, error) {
 	if d.Sealed == nil {
 		return nil, errors.New("no sealing key: credentials cannot be opened")
 	}
-	return newApp(d.Sealed, d.Inventory.DataDir).service(), nil
+	a := newApp(d.Sealed, d.Inventory.DataDir)
+	s := a.service()
+	s.Run = newReconciler(a, d).run
+	return s, nil
 }
 
 func newApp(e envelopes, dataDir string) *app {

@@ -1,0 +1,161 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/published"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+	"pawl.dev/services/secret-publisher/internal/sink"
+)
+
+// reconciler compares, for ever, what every sink holds with the credential that
+// is current by the log. An earlier login of Pawl's, as from a restored backup,
+// is written over; anything else is reported and left.
+type reconciler struct {
+	app *app
+	d   service.Dependencies
+	log func(ctx context.Context, credential string) (bus.Log, error)
+
+	mu   sync.Mutex
+	said map[string]string // by credential and sink
+}
+
+func newReconciler(a *app, d service.Dependencies) *reconciler {
+	return &reconciler{app: a, d: d, log: d.Bus.ReadNewest, said: map[string]string{}}
+}
+
+// run reconciles until ctx ends.
+func (r *reconciler) run(ctx context.Context) error {
+	tick := time.NewTicker(r.d.Inventory.ReconcileEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		r.pass(ctx)
+	}
+}
+
+func (r *reconciler) pass(ctx context.Context) {
+	for name, c := range r.d.Inventory.Credentials {
+		if err := r.credential(ctx, c); err != nil && ctx.Err() == nil {
+			r.d.Log.Warn("sinks not compared; again soon", "credential", name, "error", err)
+		}
+	}
+}
+
+// credential compares the sinks of one, unless a rotation is at work on them.
+func (r *reconciler) credential(ctx context.Context, c *inventory.Credential) error {
+	log, err := r.log(ctx, c.Name)
+	if err != nil || len(log.Records) == 0 {
+		return err
+	}
+	state, err := log.Fold()
+	if err != nil {
+		return err
+	}
+	current := bus.CurrentOf(log, state)
+	if state.Open() || current.Rotation == "" {
+		return nil
+	}
+	envelope, err := r.app.sealed.Open(ctx, c.Name, current.Rotation)
+	if err != nil {
+		return err
+	}
+	want := sink.Content{Login: published.Login{User: envelope.User, Password: envelope.Password}, Verifier: envelope.Verifier, Generation: current.Generation}
+	for _, s := range sink.Of(c) {
+		if err := r.compare(ctx, c, log, s, want, envelope.Earlier); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *reconciler) compare(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content, earlier []string) error {
+	wrong := sink.Holds(ctx, s, want)
+	if wrong == nil {
+		r.report(ctx, c, s, "drift over", "", s.Name()+" holds what it should again")
+		return nil
+	}
+	if !r.isEarlier(ctx, c, log, s, want, earlier) {
+		r.report(ctx, c, s, "drift", wrong.Error(), fmt.Sprintf("%v, and Pawl did not write that: it is left as it is; `pawl doctor %s` shows more", wrong, c.Name))
+		return nil
+	}
+	changed, err := r.repair(ctx, c, log, s, want)
+	if errors.Is(err, errMovedOn) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if changed { // else another replica was first
+		r.d.Note(ctx, &pawlv1.Note{Kind: "repaired", Credential: c.Name, Rotation: log.Rotation, Text: wrong.Error() + ", which was an earlier one: the current one was written again"})
+	}
+	return nil
+}
+
+// isEarlier reports whether all that the sink holds of the credential, and is
+// not current, once was.
+func (r *reconciler) isEarlier(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content, earlier []string) bool {
+	held, err := s.Read(ctx)
+	if err != nil || len(held) == 0 {
+		return false
+	}
+	if undone, err := r.app.sealed.Open(ctx, c.Name, log.Rotation); err == nil { // sealed by a rotation that was taken back
+		earlier = append(slices.Clone(earlier), r.app.sealed.Fingerprint(undone.User, undone.Password), r.app.sealed.Fingerprint(undone.User, undone.Verifier))
+	}
+	for _, h := range held {
+		value := h.Password
+		if value.IsZero() {
+			value = h.Verifier
+		}
+		user := cmp.Or(h.User, c.Role)
+		current := user == want.User && (value.Equal(want.Password) || value.Equal(want.Verifier))
+		if !current && !slices.Contains(earlier, r.app.sealed.Fingerprint(user, value)) {
+			return false
+		}
+	}
+	return true
+}
+
+var errMovedOn = errors.New("the log has moved on")
+
+// repair writes as publish does: under the sink's lock, backed up, and only
+// while no other rotation has begun.
+func (r *reconciler) repair(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content) (bool, error) {
+	ctx, span := r.d.Tracer.Start(ctx, "reconcile")
+	defer span.End()
+	ctx = effect.With(ctx, &effect.Recorder{Credential: c.Name, Step: "reconcile"})
+	return r.app.write(ctx, &service.Rotation{ID: log.Rotation, Credential: c, StillDue: func(ctx context.Context) error {
+		now, err := r.log(ctx, c.Name)
+		if err == nil && now.Rotation != log.Rotation {
+			err = errMovedOn
+		}
+		return err
+	}}, s, want)
+}
+
+// report notes, once, what is wrong with a sink, and that it is over.
+func (r *reconciler) report(ctx context.Context, c *inventory.Credential, s sink.Sink, kind, wrong, text string) {
+	r.d.Metrics.Drift(c.Name, s.Name(), wrong != "")
+	key := c.Name + "/" + s.Name()
+	r.mu.Lock()
+	said := r.said[key]
+	r.said[key] = wrong
+	r.mu.Unlock()
+	if said != wrong {
+		r.d.Note(ctx, &pawlv1.Note{Kind: kind, Credential: c.Name, Text: text})
+	}
+}
