@@ -157,7 +157,7 @@ func (r *Reconciler) expectation(ctx context.Context, c *inventory.Credential) (
 	r.mu.Lock()
 	e := r.expected[c.Name]
 	r.mu.Unlock()
-	if e != nil && e.seq == log.LastSeq() {
+	if e != nil && e.seq == log.LastSeq() && e.fence.Rotation == log.Rotation {
 		return e, nil
 	}
 	if e, err = r.rotator.expect(ctx, c, log); err != nil || e == nil {

@@ -33,7 +33,12 @@ type reconciling struct {
 
 func newReconciling(t *testing.T, role, strategy string) *reconciling {
 	t.Helper()
-	w := &reconciling{world: newWorld(t, role, strategy)}
+	return reconcilingAt(t, newWorld(t, role, strategy))
+}
+
+func reconcilingAt(t *testing.T, at *world) *reconciling {
+	t.Helper()
+	w := &reconciling{world: at}
 	metrics, err := telemetry.NewMetrics()
 	if err != nil {
 		t.Fatal(err)

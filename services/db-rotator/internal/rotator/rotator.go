@@ -146,15 +146,16 @@ func drifted(name, fix string) error {
 }
 
 // sealFor seals what each of the other recipients may see of c: the verifier,
-// which poolers are given, is for the secret-publisher alone.
+// which poolers are given, and what was earlier, which backups bring back, are
+// for the secret-publisher alone.
 func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 	var all errgroup.Group // each is a synced write, and they need not wait for one another
 	for _, recipient := range sealed.Recipients {
 		if recipient != saga.DBRotator {
 			public := *c
-			public.Before, public.Earlier = nil, nil
+			public.Before = nil
 			if recipient != saga.SecretPublisher {
-				public.Verifier = secret.String{}
+				public.Verifier, public.Earlier = secret.String{}, nil
 			}
 			all.Go(func() error { return o.seal(ctx, recipient, &public) })
 		}
