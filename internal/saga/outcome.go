@@ -3,6 +3,7 @@ package saga
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -37,3 +38,56 @@ type NotYet struct {
 }
 
 func (n *NotYet) Error() string { return "not yet: " + n.Why }
+
+// Join is errors.Join on one line, for work done in several places at once. What
+// waits gives way to what fails: waiting would hide it.
+func Join(errs []error) error {
+	var failed, waits []error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case errors.As(err, new(*NotYet)):
+			waits = append(waits, err)
+		default:
+			failed = append(failed, err)
+		}
+	}
+	switch {
+	case len(failed) == 1:
+		return failed[0]
+	case len(failed) > 1:
+		return &several{failed}
+	case len(waits) > 0:
+		return waiting(waits)
+	}
+	return nil
+}
+
+type several struct{ errs []error }
+
+func (s *several) Unwrap() []error { return s.errs }
+
+func (s *several) Error() string {
+	texts := make([]string, len(s.errs))
+	for i, err := range s.errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// waiting is one wait for all: as long as the shortest, for everybody.
+func waiting(errs []error) error {
+	all := &NotYet{}
+	var why []string
+	for _, err := range errs {
+		one := new(NotYet)
+		errors.As(err, &one)
+		if all.Again == 0 || one.Again < all.Again {
+			all.Again = one.Again
+		}
+		why = append(why, one.Why)
+		all.Laggards = append(all.Laggards, one.Laggards...)
+	}
+	all.Why = strings.Join(why, "; ")
+	return all
+}

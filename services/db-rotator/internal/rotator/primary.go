@@ -49,60 +49,7 @@ func (o *Rotator) onEach(ctx context.Context, c *inventory.Credential, name stri
 		})
 	}
 	all.Wait()
-	return join(errs)
-}
-
-// join is errors.Join on one line. What waits gives way to what fails: waiting
-// would hide it.
-func join(errs []error) error {
-	var failed, waits []error
-	for _, err := range errs {
-		switch {
-		case err == nil:
-		case errors.As(err, new(*saga.NotYet)):
-			waits = append(waits, err)
-		default:
-			failed = append(failed, err)
-		}
-	}
-	switch {
-	case len(failed) == 1:
-		return failed[0]
-	case len(failed) > 1:
-		return &several{failed}
-	case len(waits) > 0:
-		return waiting(waits)
-	}
-	return nil
-}
-
-type several struct{ errs []error }
-
-func (s *several) Unwrap() []error { return s.errs }
-
-func (s *several) Error() string {
-	texts := make([]string, len(s.errs))
-	for i, err := range s.errs {
-		texts[i] = err.Error()
-	}
-	return strings.Join(texts, "; ")
-}
-
-// waiting is one wait for all: as long as the shortest, for everybody.
-func waiting(errs []error) error {
-	all := &saga.NotYet{}
-	var why []string
-	for _, err := range errs {
-		one := new(saga.NotYet)
-		errors.As(err, &one)
-		if all.Again == 0 || one.Again < all.Again {
-			all.Again = one.Again
-		}
-		why = append(why, one.Why)
-		all.Laggards = append(all.Laggards, one.Laggards...)
-	}
-	all.Why = strings.Join(why, "; ")
-	return all
+	return saga.Join(errs)
 }
 
 // lead finds who takes the node's writes now. A node without replicas is not
@@ -196,9 +143,9 @@ func (o *Rotator) awaitReplicas(ctx context.Context, c *inventory.Credential) (m
 				})
 			}
 			replicas.Wait()
-			errs[i] = join(behind)
+			errs[i] = saga.Join(behind)
 		})
 	}
 	all.Wait()
-	return at, join(errs)
+	return at, saga.Join(errs)
 }

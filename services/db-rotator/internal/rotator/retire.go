@@ -121,7 +121,7 @@ func (o *Rotator) drained(ctx context.Context, r *service.Rotation, login string
 	if err != nil {
 		return err
 	}
-	return join(waits)
+	return saga.Join(waits)
 }
 
 func drain(r *service.Rotation) time.Duration { return r.Requested().GetDrain().AsDuration() }
