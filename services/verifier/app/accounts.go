@@ -15,12 +15,12 @@ type accounts struct {
 	open   map[accountKey]*postgres.Admin
 }
 
-type accountKey struct{ cluster, node, user string }
+type accountKey struct{ cluster, node, user, database string }
 
 func (a *accounts) on(c *inventory.Credential, node inventory.Node, account inventory.Account) (*postgres.Admin, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := accountKey{c.Cluster.Name, node.Name, account.User}
+	key := accountKey{c.Cluster.Name, node.Name, account.User, account.Database}
 	if admin, ok := a.open[key]; ok {
 		return admin, nil
 	}

@@ -2,20 +2,23 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	"pawl.dev/services/verifier/internal/probe"
 )
 
-// confirm reads in the catalogue of every node that the new login carries the
+// confirm reads in the catalogue of every server that the new login carries the
 // sealed password and that the old one is refused. It tries no login: a refused
 // one would ring the alarm that watches for stolen passwords.
 func (a *app) confirm(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
@@ -23,19 +26,51 @@ func (a *app) confirm(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if err != nil {
 		return nil, err
 	}
-	for _, node := range r.Credential.Nodes {
-		err := effect.Do(ctx, "read catalogue", node.Name, func(ctx context.Context) error {
-			return a.confirmNode(ctx, r, node, cred)
+	err = onEach(r.Credential.Nodes, func(primary inventory.Node) error {
+		servers := set(r.Credential, primary)
+		return onEach(servers, func(node inventory.Node) error {
+			return effect.Do(ctx, "read catalogue", node.Name, func(ctx context.Context) error {
+				return a.unlessLate(ctx, r.Credential, servers, node, a.confirmNode(ctx, r, node, cred))
+			})
 		})
-		if err != nil {
-			return nil, err
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	summary := fmt.Sprintf("%s carries the new password on %s", cred.User, count(len(r.Credential.Nodes), "node"))
+	summary := fmt.Sprintf("%s carries the new password on %s", cred.User, count(len(r.Credential.Members()), "node"))
 	if alternates(r) {
 		summary += ", " + r.Requested().GetBasisUser() + " cannot log in"
 	}
 	return &pawlv1.Event{Summary: summary}, nil
+}
+
+// unlessLate makes a fault of a standby's catalogue a wait while the standby has
+// yet to replay what was committed where writes are taken.
+func (a *app) unlessLate(ctx context.Context, c *inventory.Credential, servers []inventory.Node, node inventory.Node, fault error) error {
+	if fault == nil || len(servers) == 1 {
+		return fault
+	}
+	standby, err := a.accounts.on(c, node, c.Cluster.Observer)
+	if err != nil {
+		return fault
+	}
+	for _, other := range servers {
+		primary, err := a.accounts.on(c, other, c.Cluster.Observer)
+		if err != nil || other == node {
+			continue
+		}
+		if behind, err := primary.InRecovery(ctx); err != nil || behind {
+			continue
+		}
+		lsn, err := primary.Position(ctx)
+		if err != nil {
+			continue
+		}
+		if _, err = standby.Replayed(ctx, lsn); errors.As(err, new(*postgres.Behind)) {
+			return &saga.NotYet{Again: time.Second, Why: fmt.Sprintf("replica %s has WAL yet to replay: %v", node.Name, fault), Laggards: []string{node.Name}}
+		}
+	}
+	return fault
 }
 
 func (a *app) confirmNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential) error {

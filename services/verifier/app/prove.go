@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -22,7 +24,7 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 	if alternates(r) {
 		logins.Old = r.Requested().GetBasisUser()
 	}
-	for _, node := range r.Credential.Nodes {
+	for _, node := range r.Credential.Members() {
 		committed, ok := r.Staged().GetCommittedAt()[node.Name]
 		if !ok {
 			return nil, saga.Permanentf("node %q was not staged, so no session on it proves anything: it is new in pawl.yaml; rotate again", node.Name)
@@ -70,24 +72,30 @@ func giveUp(ctx context.Context, r *service.Rotation) time.Time {
 	return r.Deadline
 }
 
-// sessions asks every node who uses the logins.
+// sessions asks every server who uses the logins.
 func (a *app) sessions(ctx context.Context, r *service.Rotation, logins ...string) (consumers.Seen, error) {
+	var mu sync.Mutex
 	seen := consumers.Seen{}
-	for _, node := range r.Credential.Nodes {
+	err := onEach(r.Credential.Members(), func(node inventory.Node) error {
 		observer, err := a.accounts.on(r.Credential, node, r.Credential.Cluster.Observer)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if seen[node.Name], err = observer.Sessions(ctx, logins); err != nil {
-			return nil, err
+		sessions, err := observer.Sessions(ctx, logins)
+		if err != nil {
+			return err
 		}
-		for _, s := range seen[node.Name] {
+		for _, s := range sessions {
 			if s.BackendStart.Unix() == 0 {
-				return nil, saga.Permanentf("%s: observer %q may not see others' sessions: GRANT pg_monitor TO it", node.Name, r.Credential.Cluster.Observer.User)
+				return saga.Permanentf("%s: observer %q may not see others' sessions: GRANT pg_monitor TO it", node.Name, r.Credential.Cluster.Observer.User)
 			}
 		}
-	}
-	return seen, nil
+		mu.Lock()
+		defer mu.Unlock()
+		seen[node.Name] = sessions
+		return nil
+	})
+	return seen, err
 }
 
 // outage is how long the published password was refused: from the first commit,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -17,7 +18,7 @@ import (
 	"pawl.dev/services/verifier/internal/probe"
 )
 
-// verify logs in on every node, once, runs the probes on that connection, and
+// verify logs in on every server, once, runs the probes on that connection, and
 // then awaits that every consumer is seen on the new login. An adoption
 // restarts nobody, so there it ends with the probes.
 func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
@@ -25,13 +26,10 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 	if err != nil {
 		return nil, err
 	}
-	probes := probe.For(r.Credential)
-	for _, node := range r.Credential.Nodes {
-		if err := probeNode(ctx, r, node, cred, probes); err != nil {
-			return nil, err
-		}
+	if err := onEach(r.Credential.Nodes, func(primary inventory.Node) error { return probeSet(ctx, r, primary, cred) }); err != nil {
+		return nil, err
 	}
-	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %d probes passed", cred.User, count(len(r.Credential.Nodes), "node"), len(probes))}
+	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %d probes passed", cred.User, count(len(r.Credential.Members()), "node"), len(probe.For(r.Credential)))}
 	if r.State.Flow.Name == saga.Adopt {
 		return event, nil
 	}
@@ -56,7 +54,27 @@ func (a *app) open(ctx context.Context, r *service.Rotation) (*sealed.Credential
 	return cred, nil
 }
 
-func probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, probes []probe.Probe) error {
+// probeSet probes a primary and its replicas. All must let the new login in; the
+// rest is probed where writes are taken now: after a failover, on a former
+// replica.
+func probeSet(ctx context.Context, r *service.Rotation, primary inventory.Node, cred *sealed.Credential) error {
+	servers := set(r.Credential, primary)
+	var written atomic.Bool
+	err := onEach(servers, func(node inventory.Node) error {
+		standby, err := probeNode(ctx, r, node, cred, len(servers) > 1)
+		if !standby {
+			written.Store(true)
+		}
+		return err
+	})
+	if err == nil && !written.Load() {
+		return fmt.Errorf("%s is a standby, and none of its replicas takes writes: promote one, or correct pawl.yaml", primary.Name)
+	}
+	return err
+}
+
+// probeNode reports whether the server is a standby, if it mayBe one.
+func probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, mayBe bool) (standby bool, err error) {
 	login := &probe.Login{User: cred.User, Role: cred.User, Another: func(ctx context.Context) (*pgx.Conn, error) {
 		return logIn(ctx, r.Credential, node, cred)
 	}}
@@ -64,14 +82,25 @@ func probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cr
 		login.Role = r.Requested().GetRole()
 		login.Old = r.Requested().GetBasisUser()
 	}
-	err := effect.Do(ctx, "log in", node.Name, func(ctx context.Context) (err error) {
-		login.Conn, err = login.Another(ctx)
-		return explainLogin(err, cred.User, node)
+	err = effect.Do(ctx, "log in", node.Name, func(ctx context.Context) (err error) {
+		if login.Conn, err = login.Another(ctx); err != nil || !mayBe {
+			return explainLogin(err, cred.User, node)
+		}
+		if err = login.Conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
+			return probe.Explain(node.Name+": ask for recovery", err)
+		}
+		return nil
 	})
-	if err != nil {
-		return err
+	if login.Conn != nil {
+		defer probe.Close(login.Conn)
 	}
-	defer probe.Close(login.Conn)
+	if err != nil {
+		return standby, err
+	}
+	probes := probe.For(r.Credential)
+	if standby {
+		probes = probe.ForStandby()
+	}
 	for _, p := range probes {
 		err := effect.Do(ctx, "probe", node.Name+" "+p.Name(), func(ctx context.Context) error {
 			if err := p.Run(ctx, login); err != nil {
@@ -80,10 +109,10 @@ func probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cr
 			return nil
 		})
 		if err != nil {
-			return err
+			return standby, err
 		}
 	}
-	return nil
+	return standby, nil
 }
 
 func logIn(ctx context.Context, c *inventory.Credential, node inventory.Node, cred *sealed.Credential) (*pgx.Conn, error) {

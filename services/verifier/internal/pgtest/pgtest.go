@@ -81,8 +81,14 @@ func Exec(t *testing.T, statements ...string) {
 // Super logs in as the superuser.
 func Super(t *testing.T) *pgx.Conn {
 	t.Helper()
+	return SuperIn(t, "postgres")
+}
+
+// SuperIn logs in as the superuser, to another database.
+func SuperIn(t *testing.T, database string) *pgx.Conn {
+	t.Helper()
 	target := Target(Server.Superuser, "")
-	target.Password = Server.Password
+	target.Password, target.Database = Server.Password, database
 	return login(t, target)
 }
 

@@ -11,8 +11,8 @@ import (
 )
 
 // Privileges compares, in the catalogue, what the new login itself brings with
-// what the old one does. Rights on objects need no comparison: both act as the
-// same role, which Identity checks.
+// what the old one does. Both act as the same role, which Identity checks: so
+// neither but that role may own or be granted anything.
 type Privileges struct{}
 
 // Name implements Probe.
@@ -55,22 +55,40 @@ func (Privileges) Run(ctx context.Context, l *Login) error {
 	if l.Old == "" || l.Old == l.User {
 		return nil
 	}
-	rows, err := l.Conn.Query(ctx, differences, l.User, l.Old, l.Role)
+	faults, err := Unequal(ctx, l.Conn, l.Role, l.User, l.Old)
 	if err != nil {
 		return Explain("compare the logins", err)
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[difference])
+	if len(faults) > 0 {
+		return saga.Permanentf("%s", strings.Join(faults, "; "))
+	}
+	return nil
+}
+
+// Unequal returns in what the two logins of an owner differ, each with its
+// repair: one is the owner itself, the other its sibling. It reads the catalogue
+// of the database that conn is connected to.
+func Unequal(ctx context.Context, conn *pgx.Conn, owner, user, old string) (faults []string, err error) {
+	found, err := list(ctx, conn, pgx.RowToStructByPos[difference], differences, user, old, owner)
 	if err != nil {
-		return Explain("compare the logins", err)
+		return nil, err
 	}
-	if len(found) == 0 {
-		return nil
+	if len(found) > 0 {
+		fixes := make([]string, len(found))
+		for i, d := range found {
+			fixes[i] = d.fix(user, old)
+		}
+		faults = append(faults, fmt.Sprintf("login %s differs from %s, which it replaces: %s", quote(user), quote(old), strings.Join(fixes, "; ")))
 	}
-	fixes := make([]string, len(found))
-	for i, d := range found {
-		fixes[i] = d.fix(l.User, l.Old)
+	sibling := user
+	if user == owner {
+		sibling = old
 	}
-	return saga.Permanentf("login %s differs from %s, which it replaces: %s", quote(l.User), quote(l.Old), strings.Join(fixes, "; "))
+	own, err := Belongings(ctx, conn, owner, sibling)
+	if len(own) > 0 {
+		faults = append(faults, fmt.Sprintf("login %s must have nothing of its own, for it acts as %s: %s", quote(sibling), quote(owner), strings.Join(own, "; ")))
+	}
+	return faults, err
 }
 
 // difference is one fact that the logins do not share: the old login's value,

@@ -50,6 +50,10 @@ func For(c *inventory.Credential) []Probe {
 	return probes
 }
 
+// ForStandby returns the probes of a login on a standby. The others would write
+// there, or read the catalogue that the primary has.
+func ForStandby() []Probe { return []Probe{Identity{}} }
+
 // Explain says what the server answered to what, and whether that is permanent
 // or passes: the server going away, or being too busy.
 func Explain(what string, err error) error {
