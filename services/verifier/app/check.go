@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,44 +15,78 @@ import (
 	"pawl.dev/services/verifier/internal/probe"
 )
 
-// check looks, without a login of the credential, at what verify will need.
+// check looks, without a login of the credential, at what verify will need, and
+// at what would make the two logins of an alternating credential differ.
 func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	var lines []*pawlv1.Check
-	for _, node := range c.Nodes {
-		r := report{node: node.Name, lines: &lines}
-		observer, err := a.accounts.on(c, node, c.Cluster.Observer)
+	members := c.Members()
+	standings := make([]standing, len(members))
+	reports := survey(members, func(i int, r *report) {
+		standings[i].node, standings[i].report = members[i], r
+		observer, err := a.accounts.on(c, members[i], c.Cluster.Observer)
 		if err == nil {
 			err = observer.Do(ctx, func(conn *pgx.Conn) error {
 				checkRights(ctx, conn, c, r)
-				for _, login := range c.Logins() {
-					checkRule(ctx, conn, login, c.Database, r)
-				}
+				checkRules(ctx, conn, c, r)
 				checkRoom(ctx, conn, c, r)
+				checkAudit(ctx, conn, r)
+				standings[i].read(ctx, conn)
 				return nil
 			})
 		}
 		if err != nil {
 			r.refuse("observer %q cannot log in: %v", c.Cluster.Observer.User, err)
 		}
+	})
+	var all sync.WaitGroup
+	for _, primary := range c.Nodes {
+		size := len(set(c, primary))
+		servers := standings[:size]
+		standings = standings[size:]
+		all.Go(func() {
+			lead := a.checkStandings(ctx, c, servers)
+			if lead != nil && c.Strategy == inventory.Alternating {
+				a.checkAlternation(ctx, c, lead.node, lead.report)
+			}
+		})
 	}
-	return lines
+	all.Wait()
+	return lines(reports)
 }
 
 // report collects the lines about one node.
 type report struct {
 	node  string
-	lines *[]*pawlv1.Check
+	lines []*pawlv1.Check
 }
 
-func (r report) find(format string, args ...any) { r.add(false, format, args...) }
+func (r *report) find(format string, args ...any) { r.add(false, format, args...) }
 
-func (r report) refuse(format string, args ...any) { r.add(true, format, args...) }
+func (r *report) refuse(format string, args ...any) { r.add(true, format, args...) }
 
-func (r report) add(refused bool, format string, args ...any) {
-	*r.lines = append(*r.lines, &pawlv1.Check{Service: saga.Verifier, Target: r.node, Finding: fmt.Sprintf(format, args...), Refused: refused})
+func (r *report) add(refused bool, format string, args ...any) {
+	r.lines = append(r.lines, &pawlv1.Check{Service: saga.Verifier, Target: r.node, Finding: fmt.Sprintf(format, args...), Refused: refused})
 }
 
-func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r report) {
+// survey looks at all nodes at once, each with a report of its own.
+func survey(nodes []inventory.Node, look func(i int, r *report)) []*report {
+	reports := make([]*report, len(nodes))
+	var all sync.WaitGroup
+	for i, node := range nodes {
+		reports[i] = &report{node: node.Name}
+		all.Go(func() { look(i, reports[i]) })
+	}
+	all.Wait()
+	return reports
+}
+
+func lines(reports []*report) (all []*pawlv1.Check) {
+	for _, r := range reports {
+		all = append(all, r.lines...)
+	}
+	return all
+}
+
+func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r *report) {
 	var sees bool
 	err := conn.QueryRow(ctx, `SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')`).Scan(&sees)
 	switch {
@@ -64,57 +99,45 @@ func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r
 	}
 }
 
-// room is how many more sessions the login ($1) may have in the database ($2).
-// A login that does not exist yet has the server's and the database's.
-const room = `
-SELECT least(
-	current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-		- coalesce(current_setting('reserved_connections', true), '0')::int
-		- (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'),
-	(SELECT datconnlimit - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = $2)
-		FROM pg_catalog.pg_database WHERE datname = $2 AND datconnlimit >= 0),
-	(SELECT rolconnlimit - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = $1)
-		FROM pg_catalog.pg_roles WHERE rolname = $1 AND rolconnlimit >= 0))`
+// auditing is what the server itself records of logins and of statements. From
+// PostgreSQL 18 on log_connections is a list.
+const auditing = `SELECT current_setting('log_connections') NOT IN ('off', ''), current_setting('log_disconnections')::bool, current_setting('pgaudit.log', true) IS NOT NULL`
 
-// checkRoom compares what the pool probe opens with what is left. Which of two
-// logins is next is not known here, so both must have room.
-func checkRoom(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r report) {
-	needed := 0
-	for _, p := range c.Verify {
-		if p.Pool != nil {
-			needed = max(needed, p.Pool.Connections+1)
-		}
-	}
-	if needed == 0 {
+// checkAudit notes what the server does not record. Pawl's own trail has the
+// rotations, not who logs in.
+func checkAudit(ctx context.Context, conn *pgx.Conn, r *report) {
+	var begins, ends, audits bool
+	if err := conn.QueryRow(ctx, auditing).Scan(&begins, &ends, &audits); err != nil {
+		r.refuse("%v", probe.Explain("read the audit settings", err))
 		return
 	}
-	for _, login := range c.Logins() {
-		var left int
-		switch err := conn.QueryRow(ctx, room, login, c.Database).Scan(&left); {
-		case err != nil:
-			r.refuse("%v", probe.Explain("read connection limits", err))
-		case left < needed:
-			r.refuse("the pool probe needs %d connections, %q has %d left: raise max_connections or the CONNECTION LIMIT, or lower verify.pool.connections", needed, login, left)
-		default:
-			r.find("the pool probe needs %d connections, %q has %d left", needed, login, left)
+	var off []string
+	for setting, on := range map[string]bool{"log_connections": begins, "log_disconnections": ends, "pgaudit": audits} {
+		if !on {
+			off = append(off, setting)
 		}
 	}
+	slices.Sort(off)
+	if len(off) == 0 {
+		r.find("the server records logins, their ends, and statements (pgaudit)")
+		return
+	}
+	r.find("the server records less than an audit may ask for: %s off", strings.Join(off, ", "))
 }
 
 // examine tells which login each consumer's sessions use.
 func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	var lines []*pawlv1.Check
-	for _, node := range c.Nodes {
-		r := report{node: node.Name, lines: &lines}
-		observer, err := a.accounts.on(c, node, c.Cluster.Observer)
+	members := c.Members()
+	return lines(survey(members, func(i int, r *report) {
+		observer, err := a.accounts.on(c, members[i], c.Cluster.Observer)
 		if err != nil {
 			r.refuse("%v", err)
-			continue
+			return
 		}
 		sessions, err := observer.Sessions(ctx, c.Logins())
 		if err != nil {
 			r.refuse("%v", err)
-			continue
+			return
 		}
 		for _, consumer := range c.Consumers {
 			if consumer.Instances == 0 {
@@ -128,8 +151,7 @@ func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Ch
 			}
 			r.add(len(uses) > 1, "%s: %s", consumer.Name, describeUses(uses))
 		}
-	}
-	return lines
+	}))
 }
 
 func describeUses(uses map[string]int) string {

@@ -28,7 +28,12 @@ func (f *findings) add(refused bool, finding string) {
 
 // Check looks whether a rotation could be done now. It changes nothing.
 func (o *Rotator) Check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	return eachNode(c.Nodes, func(f *findings, node inventory.Node) error { return o.checkNode(ctx, f, c, node) })
+	return eachNode(c.Members(), func(f *findings, node inventory.Node) error {
+		if node.ReplicaOf != "" {
+			return o.checkReplica(ctx, f, c, node)
+		}
+		return o.checkNode(ctx, f, c, node)
+	})
 }
 
 // eachNode looks at all nodes at once; the findings are in the order of the nodes.

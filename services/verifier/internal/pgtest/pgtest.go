@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -122,6 +123,27 @@ func End(t *testing.T, conn *pgx.Conn) {
 	if err := conn.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// HBA puts lines above the server's pg_hba rules until the test ends. They are
+// in the file alone: the server goes on by those that it has.
+func HBA(t *testing.T, lines ...string) {
+	t.Helper()
+	var file string
+	if err := Super(t).QueryRow(t.Context(), "SHOW hba_file").Scan(&file); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.Join(lines, "\n") + "\n" + string(before))
+	t.Cleanup(func() { write(string(before)) })
 }
 
 // Now is the server's clock.
