@@ -35,6 +35,13 @@ func (a *accounts) on(c *inventory.Credential, node inventory.Node, account inve
 	return admin, nil
 }
 
+// inDatabase is the observer where applications connect to.
+func (a *accounts) inDatabase(c *inventory.Credential, node inventory.Node) (*postgres.Admin, error) {
+	account := c.Cluster.Observer
+	account.Database = c.Database
+	return a.on(c, node, account)
+}
+
 func (a *accounts) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

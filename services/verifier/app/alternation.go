@@ -13,9 +13,7 @@ import (
 // checkAlternation refuses what would make an application's rights depend on
 // which of the two logins it has. It looks in the credential's database.
 func (a *app) checkAlternation(ctx context.Context, c *inventory.Credential, node inventory.Node, r *report) {
-	account := c.Cluster.Observer
-	account.Database = c.Database
-	observer, err := a.accounts.on(c, node, account)
+	observer, err := a.accounts.inDatabase(c, node)
 	if err == nil {
 		err = observer.Do(ctx, func(conn *pgx.Conn) error {
 			checkPolicies(ctx, conn, c, r)
@@ -24,7 +22,7 @@ func (a *app) checkAlternation(ctx context.Context, c *inventory.Credential, nod
 		})
 	}
 	if err != nil {
-		r.refuse("observer %q cannot log in to database %q, whose policies and owners must be compared: %v", account.User, c.Database, err)
+		r.refuse("observer %q cannot log in to database %q, whose policies and owners must be compared: %v", c.Cluster.Observer.User, c.Database, err)
 	}
 }
 

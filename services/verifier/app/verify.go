@@ -26,7 +26,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 	if err != nil {
 		return nil, err
 	}
-	if err := onEach(r.Credential.Nodes, func(primary inventory.Node) error { return probeSet(ctx, r, primary, cred) }); err != nil {
+	if err := onEach(r.Credential.Nodes, func(primary inventory.Node) error { return a.probeSet(ctx, r, primary, cred) }); err != nil {
 		return nil, err
 	}
 	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %d probes passed", cred.User, count(len(r.Credential.Members()), "node"), len(probe.For(r.Credential)))}
@@ -57,11 +57,11 @@ func (a *app) open(ctx context.Context, r *service.Rotation) (*sealed.Credential
 // probeSet probes a primary and its replicas. All must let the new login in; the
 // rest is probed where writes are taken now: after a failover, on a former
 // replica.
-func probeSet(ctx context.Context, r *service.Rotation, primary inventory.Node, cred *sealed.Credential) error {
+func (a *app) probeSet(ctx context.Context, r *service.Rotation, primary inventory.Node, cred *sealed.Credential) error {
 	servers := set(r.Credential, primary)
 	var written atomic.Bool
 	err := onEach(servers, func(node inventory.Node) error {
-		standby, err := probeNode(ctx, r, node, cred, len(servers) > 1)
+		standby, err := a.probeNode(ctx, r, node, cred, len(servers) > 1)
 		if !standby {
 			written.Store(true)
 		}
@@ -74,8 +74,12 @@ func probeSet(ctx context.Context, r *service.Rotation, primary inventory.Node, 
 }
 
 // probeNode reports whether the server is a standby, if it mayBe one.
-func probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, mayBe bool) (standby bool, err error) {
-	login := &probe.Login{User: cred.User, Role: cred.User, Another: func(ctx context.Context) (*pgx.Conn, error) {
+func (a *app) probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, mayBe bool) (standby bool, err error) {
+	observer, err := a.accounts.inDatabase(r.Credential, node)
+	if err != nil {
+		return false, err
+	}
+	login := &probe.Login{User: cred.User, Role: cred.User, Catalogue: observer.Do, Another: func(ctx context.Context) (*pgx.Conn, error) {
 		return logIn(ctx, r.Credential, node, cred)
 	}}
 	if alternates(r) {

@@ -145,9 +145,8 @@ func drifted(name, fix string) error {
 	return fmt.Errorf("role %q carries a password that Pawl did not set: nothing was touched: %s", name, fix)
 }
 
-// sealFor seals what each of the other recipients may see of c: the verifier,
-// which poolers are given, and what was earlier, which backups bring back, are
-// for the secret-publisher alone.
+// sealFor seals what each of the other recipients may see of c. What was
+// earlier, which backups bring back, is for the secret-publisher alone.
 func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 	var all errgroup.Group // each is a synced write, and they need not wait for one another
 	for _, recipient := range sealed.Recipients {
@@ -155,7 +154,7 @@ func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 			public := *c
 			public.Before = nil
 			if recipient != saga.SecretPublisher {
-				public.Verifier, public.Earlier = secret.String{}, nil
+				public.Earlier = nil
 			}
 			all.Go(func() error { return o.seal(ctx, recipient, &public) })
 		}

@@ -3,6 +3,8 @@ package probe
 import (
 	"context"
 
+	"github.com/jackc/pgx/v5"
+
 	"pawl.dev/internal/saga"
 )
 
@@ -14,9 +16,9 @@ type Identity struct{}
 // Name implements Probe.
 func (Identity) Name() string { return "identity" }
 
-// whoami also reads as whom the login and the owner ($1) are set to act: SET
+// actors reads as whom the login ($1) and the owner ($2) are set to act: SET
 // role for the database wins over that for all, as in the server.
-const whoami = `
+const actors = `
 WITH acts AS (
 	SELECT DISTINCT ON (rolname) rolname, substr(setting, length('role=') + 1) AS role
 	FROM pg_catalog.pg_db_role_setting JOIN pg_catalog.pg_roles r ON r.oid = setrole, unnest(setconfig) AS setting
@@ -24,15 +26,17 @@ WITH acts AS (
 	  AND setting LIKE 'role=%' AND setting <> 'role=none'
 	ORDER BY rolname, setdatabase DESC
 )
-SELECT session_user::text, current_user::text,
-	coalesce((SELECT role FROM acts WHERE rolname = session_user), session_user),
-	coalesce((SELECT role FROM acts WHERE rolname = $1), $1)`
+SELECT coalesce((SELECT role FROM acts WHERE rolname = $1), $1), coalesce((SELECT role FROM acts WHERE rolname = $2), $2)`
 
 // Run implements Probe.
 func (Identity) Run(ctx context.Context, l *Login) error {
 	var session, current, set, want string
-	if err := l.Conn.QueryRow(ctx, whoami, l.Role).Scan(&session, &current, &set, &want); err != nil {
+	if err := l.Conn.QueryRow(ctx, "SELECT session_user, current_user").Scan(&session, &current); err != nil {
 		return Explain("read who the login is", err)
+	}
+	err := l.catalogue(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, actors, l.User, l.Role).Scan(&set, &want) })
+	if err != nil {
+		return Explain("read as whom the login acts", err)
 	}
 	switch {
 	case session != l.User:

@@ -55,7 +55,11 @@ func (Privileges) Run(ctx context.Context, l *Login) error {
 	if l.Old == "" || l.Old == l.User {
 		return nil
 	}
-	faults, err := Unequal(ctx, l.Conn, l.Role, l.User, l.Old)
+	var faults []string
+	err := l.catalogue(ctx, func(conn *pgx.Conn) (err error) {
+		faults, err = Unequal(ctx, conn, l.Role, l.User, l.Old)
+		return err
+	})
 	if err != nil {
 		return Explain("compare the logins", err)
 	}

@@ -25,6 +25,17 @@ type Login struct {
 	Old  string // the login that it replaces; empty: none to compare with
 	// Another makes one more login with the same credential.
 	Another func(ctx context.Context) (*pgx.Conn, error)
+	// Catalogue does work on a session that is open already, in the same database:
+	// in one that has just begun, catalogue queries cost more than the login. Nil:
+	// on Conn.
+	Catalogue func(ctx context.Context, work func(*pgx.Conn) error) error
+}
+
+func (l *Login) catalogue(ctx context.Context, work func(*pgx.Conn) error) error {
+	if l.Catalogue == nil {
+		return work(l.Conn)
+	}
+	return l.Catalogue(ctx, work)
 }
 
 // Probe checks one thing. Probes may be run any number of times.
