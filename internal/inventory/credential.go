@@ -49,6 +49,7 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 	c.Publish = readPublish(o.at("publish"), c)
 	c.Consumers = readConsumers(o.at("consumers"))
 	c.Verify = readProbes(o.at("verify"))
+	d.groups[c.Name] = groupPlaces{o.at("group"), o.at("consumers")}
 	return c
 }
 

@@ -21,9 +21,10 @@ type document struct {
 	faults   []remark
 	warnings []remark
 
-	published map[place]value   // who writes what
-	logins    map[string]string // which credential owns a login, by where and which
-	resolved  map[string]string // paths without their symbolic links
+	published map[place]value        // who writes what
+	logins    map[string]string      // which credential owns a login, by where and which
+	resolved  map[string]string      // paths without their symbolic links
+	groups    map[string]groupPlaces // by credential
 }
 
 // remark is what is to be said of one line.
