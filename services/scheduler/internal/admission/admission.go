@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/fault"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
@@ -28,6 +29,9 @@ import (
 // patience is how long a request waits for services that do not answer the
 // preflight: they may be starting.
 const patience = 20 * time.Second
+
+// Begins is where the crash tests kill the scheduler as it begins a rotation.
+const Begins = "begin.append"
 
 // Clerk admits requests.
 type Clerk struct {
@@ -217,9 +221,11 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 		event := &pawlv1.Event{Attempt: uint32(q.delivered), Detail: &pawlv1.Event_Requested{Requested: b}}
 		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: telemetry.Inject(ctx), LastSeq: m.log.LastSeq()})
 	}
+	fault.Point(q.credential, Begins+".before")
 	if err := c.d.Bus.AppendAll(ctx, q.rotation, saga.Requested, parts); err != nil {
 		return err
 	}
+	fault.Point(q.credential, Begins+".after")
 	for _, m := range members {
 		c.d.Log.InfoContext(ctx, "requested", "credential", m.Name, "rotation", q.rotation, "flow", m.begin.GetFlow(), "reason", m.begin.GetReason())
 	}
