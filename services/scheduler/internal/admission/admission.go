@@ -30,8 +30,8 @@ import (
 // preflight: they may be starting.
 const patience = 20 * time.Second
 
-// Begins is where the crash tests kill the scheduler as it begins a rotation.
-const Begins = "begin.append"
+// beginPoint is where the crash tests kill the scheduler as it begins a rotation.
+const beginPoint = "begin.append"
 
 // Clerk admits requests.
 type Clerk struct {
@@ -221,11 +221,11 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 		event := &pawlv1.Event{Attempt: uint32(q.delivered), Detail: &pawlv1.Event_Requested{Requested: b}}
 		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: telemetry.Inject(ctx), LastSeq: m.log.LastSeq()})
 	}
-	fault.Point(q.credential, Begins+".before")
+	fault.Point(q.credential, beginPoint+".before")
 	if err := c.d.Bus.AppendAll(ctx, q.rotation, saga.Requested, parts); err != nil {
 		return err
 	}
-	fault.Point(q.credential, Begins+".after")
+	fault.Point(q.credential, beginPoint+".after")
 	for _, m := range members {
 		c.d.Log.InfoContext(ctx, "requested", "credential", m.Name, "rotation", q.rotation, "flow", m.begin.GetFlow(), "reason", m.begin.GetReason())
 	}
