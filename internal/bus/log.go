@@ -19,6 +19,7 @@ import (
 const (
 	errWrongLastSequence         jetstream.ErrorCode = 10071
 	errWrongLastSequenceConstant jetstream.ErrorCode = 10164 // the same, in a cluster
+	errBatchDuplicate            jetstream.ErrorCode = 10201 // a message of a batch has an id that is known already
 	// ErrSubjectTaken refuses a second message on a subject that takes one.
 	ErrSubjectTaken jetstream.ErrorCode = 10077
 )
@@ -79,7 +80,7 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 	}
 	once, cancel := Bound(ctx)
 	defer cancel()
-	last, err := stream.GetLastMsgForSubject(once, "pawl.rotation."+credential+".>")
+	last, err := stream.GetLastMsgForSubject(once, logOf(credential))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return Log{Credential: credential}, nil
 	}
@@ -183,27 +184,48 @@ func decodeRecord(subject string, header nats.Header, body []byte, seq uint64, a
 // here: in a cluster the condition sees only publishes that carry the same
 // filter.
 func (b *Bus) Append(ctx context.Context, credential, rotation string, e saga.Event, body *pawlv1.Event, header nats.Header, lastSeq uint64) (seq uint64, err error) {
-	data, err := Encode(body)
+	message, err := eventMessage(credential, rotation, e, body, header)
 	if err != nil {
-		return 0, fmt.Errorf("event %s: %w", e, err)
+		return 0, err
 	}
-	message := &nats.Msg{Subject: LogSubject(credential, rotation, e), Header: header, Data: data}
-	setContentType(message)
-	message.Header.Set(jetstream.MsgIDHeader, rotation+"/"+string(e))
 	ctx, cancel := Bound(ctx)
 	defer cancel()
-	ack, err := b.JetStream.PublishMsg(ctx, message, jetstream.WithExpectLastSequenceForSubject(lastSeq, "pawl.rotation."+credential+".>"))
-	if refused := new(jetstream.APIError); errors.As(err, &refused) {
-		switch refused.ErrorCode {
-		case errWrongLastSequence, errWrongLastSequenceConstant, ErrSubjectTaken:
-			return 0, ErrConflict
-		}
-	}
+	ack, err := b.JetStream.PublishMsg(ctx, message, expects(credential, lastSeq))
 	if err != nil {
-		return 0, fmt.Errorf("append %s: %w", e, err)
+		return 0, appendError(e, err)
 	}
 	if ack.Duplicate {
 		return 0, ErrConflict
 	}
 	return ack.Sequence, nil
+}
+
+// eventMessage encodes an event. Its id names the credential, too: the server
+// compares ids across the whole stream, and those that turn together share the
+// rotation's id.
+func eventMessage(credential, rotation string, e saga.Event, body *pawlv1.Event, header nats.Header) (*nats.Msg, error) {
+	data, err := Encode(body)
+	if err != nil {
+		return nil, fmt.Errorf("event %s of %s: %w", e, credential, err)
+	}
+	m := &nats.Msg{Subject: LogSubject(credential, rotation, e), Header: header, Data: data}
+	setContentType(m)
+	m.Header.Set(jetstream.MsgIDHeader, credential+"/"+rotation+"/"+string(e))
+	return m, nil
+}
+
+// expects is the compare-and-set: nothing was appended since lastSeq.
+func expects(credential string, lastSeq uint64) jetstream.PublishOpt {
+	return jetstream.WithExpectLastSequenceForSubject(lastSeq, logOf(credential))
+}
+
+// appendError tells a conflict from other refusals.
+func appendError(e saga.Event, err error) error {
+	if refused := new(jetstream.APIError); errors.As(err, &refused) {
+		switch refused.ErrorCode {
+		case errWrongLastSequence, errWrongLastSequenceConstant, ErrSubjectTaken, errBatchDuplicate:
+			return ErrConflict
+		}
+	}
+	return fmt.Errorf("append %s: %w", e, err)
 }

@@ -21,6 +21,10 @@ func LogSubject(credential, rotation string, e saga.Event) string {
 	return "pawl.rotation." + credential + "." + rotation + "." + string(e)
 }
 
+// logOf matches the whole log of a credential. Every append is conditional on
+// this very text: in a cluster the condition is kept by it.
+func logOf(credential string) string { return "pawl.rotation." + credential + ".>" }
+
 // ParseLogSubject splits a subject of the saga log.
 func ParseLogSubject(subject string) (credential, rotation string, e saga.Event, err error) {
 	parts := strings.Split(subject, ".")

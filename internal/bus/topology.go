@@ -66,6 +66,8 @@ func Streams(s Settings) []jetstream.StreamConfig {
 		if all[i].Name == StreamSealed {
 			all[i].DenyPurge = false // the db-rotator, and only it, erases
 		}
+		// A group begins in one batch. (Elsewhere nobody needs that.)
+		all[i].AllowAtomicPublish = all[i].Name == StreamLog
 	}
 	return all
 }
@@ -137,7 +139,8 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 		have.MaxAge == want.MaxAge && max(0, have.MaxMsgSize) == want.MaxMsgSize && max(0, have.MaxMsgsPerSubject) == want.MaxMsgsPerSubject &&
 		have.Discard == want.Discard && have.DiscardNewPerSubject == want.DiscardNewPerSubject &&
 		have.DenyDelete == want.DenyDelete && have.DenyPurge == want.DenyPurge &&
-		have.AllowDirect == want.AllowDirect && have.AllowMsgSchedules == want.AllowMsgSchedules
+		have.AllowDirect == want.AllowDirect && have.AllowMsgSchedules == want.AllowMsgSchedules &&
+		have.AllowAtomicPublish == want.AllowAtomicPublish
 	if same {
 		return nil
 	}

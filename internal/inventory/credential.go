@@ -53,6 +53,7 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 	}
 	c.Consumers = readConsumers(o.at("consumers"))
 	c.Verify = readProbes(o.at("verify"))
+	d.groups[c.Name] = groupPlaces{o.at("group"), o.at("consumers")}
 	return c
 }
 

@@ -25,6 +25,7 @@ type document struct {
 	logins    map[string]string       // which credential owns a login, by where and which
 	accounts  map[string][]ownAccount // who reads a password from this file
 	resolved  map[string]string       // paths without their symbolic links
+	groups    map[string]groupPlaces  // by credential
 }
 
 // remark is what is to be said of one line.

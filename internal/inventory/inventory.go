@@ -5,7 +5,6 @@ package inventory
 
 import (
 	"net"
-	"slices"
 	"strconv"
 	"time"
 
@@ -268,19 +267,6 @@ func (c *Credential) Members() []Node {
 		all = append(append(all, primary), c.Cluster.Replicas(primary)...)
 	}
 	return all
-}
-
-// Together lists the names of the credentials that turn with c: its group in
-// the order of names, or c alone.
-func (i *Inventory) Together(c *Credential) []string {
-	var names []string
-	for _, other := range i.Credentials {
-		if other == c || c.Group != "" && other.Group == c.Group {
-			names = append(names, other.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // Address is host:port, an IPv6 host in brackets.

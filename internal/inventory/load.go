@@ -50,7 +50,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 	}
 	d := &document{
 		name: path, file: absolute, dir: filepath.Dir(absolute),
-		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]ownAccount{}, resolved: map[string]string{},
+		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]ownAccount{}, resolved: map[string]string{}, groups: map[string]groupPlaces{},
 	}
 	inv := d.inventory(value{doc: d, node: root, line: root.Line})
 	if err := d.err(); err != nil {
@@ -97,6 +97,7 @@ func (d *document) inventory(v value) *Inventory {
 	for _, e := range o.at("credentials").entries() {
 		inv.Credentials[e.key] = d.credential(e, inv)
 	}
+	d.checkGroups(inv)
 	return inv
 }
 

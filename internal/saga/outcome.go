@@ -33,8 +33,8 @@ func IsPermanent(err error) bool { return errors.As(err, new(permanent)) }
 // NotYet is returned by a step that has to wait for the world.
 type NotYet struct {
 	Again    time.Duration // ask again after this
-	Why      string
-	Laggards []string // who is waited for
+	Why      string        // for people; empty: too short a wait to tell them of
+	Laggards []string      // who is waited for
 }
 
 func (n *NotYet) Error() string { return "not yet: " + n.Why }

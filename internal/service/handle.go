@@ -254,13 +254,18 @@ func AnchorContext(ctx context.Context, log bus.Log, state saga.State) context.C
 	return trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(anchor))
 }
 
-// waiting notes, once per change, whom a step waits for.
+// waiting notes, once per change, whom a step waits for; a wait without a reason
+// is too short to be spoken of.
 func (l *loop) waiting(ctx context.Context, r *Rotation, w *saga.NotYet) {
-	if l.lastWait.same(r.ID+r.Step.Name, w.Why+strings.Join(w.Laggards, ",")+past(r.Deadline)) {
+	if w.Why == "" || l.lastWait.same(l.about(r), w.Why+strings.Join(w.Laggards, ",")+past(r.Deadline)) {
 		return
 	}
 	l.deps.Note(ctx, &pawlv1.Note{Kind: "waiting", Credential: l.credentialOf(r), Rotation: r.ID, Step: r.Step.Name, Text: w.Why, Laggards: w.Laggards})
 }
+
+// about keys what is said of a step: credentials that turn together share the
+// rotation's id.
+func (l *loop) about(r *Rotation) string { return l.credentialOf(r) + " " + r.ID + " " + r.Step.Name }
 
 // past changes once the deadline is over, so that who or what is in the way is
 // said again after the scheduler's note that the step is stalled.
@@ -273,7 +278,7 @@ func past(deadline time.Time) string {
 
 // retrying notes, once per change, what a step that may not fail fails on.
 func (l *loop) retrying(ctx context.Context, r *Rotation, meta *jetstream.MsgMetadata, err error) {
-	if meta.NumDelivered < 3 || l.lastWait.same(r.ID+r.Step.Name, err.Error()+past(r.Deadline)) {
+	if meta.NumDelivered < 3 || l.lastWait.same(l.about(r), err.Error()+past(r.Deadline)) {
 		return
 	}
 	l.deps.Note(ctx, &pawlv1.Note{Kind: "retrying", Credential: l.credentialOf(r), Rotation: r.ID, Step: r.Step.Name, Text: err.Error()})

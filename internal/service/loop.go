@@ -177,8 +177,11 @@ func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
 	} else {
 		findings.Checks = []*pawlv1.Check{{Target: name, Finding: "not in this service's pawl.yaml", Refused: true}}
 	}
-	if basis := string(m.Data); l.deps.Sealed != nil && bus.ValidToken(basis) {
-		if _, err := l.deps.Sealed.Open(ctx, name, basis); err != nil {
+	for _, rotation := range strings.Fields(string(m.Data)) {
+		if l.deps.Sealed == nil || !bus.ValidToken(rotation) {
+			continue
+		}
+		if _, err := l.deps.Sealed.Open(ctx, name, rotation); err != nil {
 			findings.Checks = append(findings.Checks, &pawlv1.Check{Target: "sealed credential", Refused: true,
 				Finding: fmt.Sprintf("%v: put the right key back, or run `pawl adopt %s`", err, name)})
 		}
@@ -208,12 +211,12 @@ const checkTimeout = 15 * time.Second
 
 // Ask puts a preflight or doctor's question to a service and returns its
 // findings, each naming the service. No service listening is
-// nats.ErrNoResponders. Where basis names a rotation, the service also tries
-// whether it can open what is sealed under that.
-func Ask(ctx context.Context, b *bus.Bus, subject, basis string) ([]*pawlv1.Check, error) {
+// nats.ErrNoResponders. Where rotations are named, the service also tries
+// whether it can open what is sealed under them.
+func Ask(ctx context.Context, b *bus.Bus, subject string, rotations ...string) ([]*pawlv1.Check, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	answer, err := b.NATS.RequestWithContext(ctx, subject, []byte(basis))
+	answer, err := b.NATS.RequestWithContext(ctx, subject, []byte(strings.Join(rotations, " ")))
 	if err != nil {
 		return nil, err
 	}
@@ -224,22 +227,23 @@ func Ask(ctx context.Context, b *bus.Bus, subject, basis string) ([]*pawlv1.Chec
 	return findings.GetChecks(), nil
 }
 
-// Checked are the services that preflight asks.
+// Checked are the services that preflight asks before a rotation.
 var Checked = []string{saga.DBRotator, saga.SecretPublisher, saga.Restarter, saga.Verifier}
 
-// Preflight asks every service that will take part; basis is the rotation that
-// the next one starts from, empty for an adoption. unanswered names those that
-// did not.
-func Preflight(ctx context.Context, b *bus.Bus, credential, basis string) (found []*pawlv1.Check, unanswered error) {
+// Preflight asks the services that will take part, and whether they can open
+// what is sealed under the rotations: the one that the next one starts from,
+// the one that is to be restored; none for an adoption. unanswered names the
+// services that did not answer.
+func Preflight(ctx context.Context, b *bus.Bus, credential string, services []string, rotations ...string) (found []*pawlv1.Check, unanswered error) {
 	type result struct {
 		checks []*pawlv1.Check
 		err    error
 	}
-	results := make([]result, len(Checked))
+	results := make([]result, len(services))
 	var wait sync.WaitGroup
-	for i, service := range Checked {
+	for i, service := range services {
 		wait.Go(func() {
-			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential), basis)
+			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential), rotations...)
 			if err != nil {
 				err = fmt.Errorf("%s does not answer: %w", service, err)
 			}

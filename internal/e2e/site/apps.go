@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -25,11 +26,13 @@ type Apps struct {
 
 	mu       sync.Mutex
 	sessions map[string]*pgx.Conn
+	shared   map[string][]string // by application: the credentials that it uses
+	restarts map[string]int      // by credential, or by application
 }
 
 // NewApps listens; give RestartYAML's result to the credentials, then Use and Start.
 func NewApps() *Apps {
-	a := &Apps{sessions: map[string]*pgx.Conn{}}
+	a := &Apps{sessions: map[string]*pgx.Conn{}, shared: map[string][]string{}, restarts: map[string]int{}}
 	a.server = httptest.NewServer(http.HandlerFunc(a.restart))
 	return a
 }
@@ -37,6 +40,21 @@ func NewApps() *Apps {
 // RestartYAML is the restart entry of a credential's application.
 func (a *Apps) RestartYAML(credential string) string {
 	return fmt.Sprintf("{http: {url: %q}}", a.server.URL+"/restart/"+credential)
+}
+
+// Share makes the credentials those of one application, which reads them all
+// when it is restarted; its name is that of the consumer.
+func (a *Apps) Share(application string, credentials ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.shared[application] = credentials
+}
+
+// Restarts is how often an application was restarted.
+func (a *Apps) Restarts(application string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.restarts[application]
 }
 
 // Use tells the applications where their .env files are.
@@ -72,13 +90,33 @@ func (a *Apps) Close() {
 }
 
 func (a *Apps) restart(w http.ResponseWriter, r *http.Request) {
-	if err := a.reopen(r.Context(), strings.TrimPrefix(r.URL.Path, "/restart/")); err != nil {
+	name := strings.TrimPrefix(r.URL.Path, "/restart/")
+	a.mu.Lock()
+	a.restarts[name]++
+	a.mu.Unlock()
+	if err := a.reopen(r.Context(), name); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	}
 }
 
-func (a *Apps) reopen(ctx context.Context, credential string) error {
-	conn, err := a.site.LoginPublished(ctx, credential, credential+"-app")
+// reopen has an application read its credentials: that of its name, or those
+// that it shares.
+func (a *Apps) reopen(ctx context.Context, name string) error {
+	a.mu.Lock()
+	credentials, shared := a.shared[name]
+	a.mu.Unlock()
+	if !shared {
+		return a.login(ctx, name, name+"-app")
+	}
+	var failed error
+	for _, c := range credentials {
+		failed = errors.Join(failed, a.login(ctx, c, name))
+	}
+	return failed
+}
+
+func (a *Apps) login(ctx context.Context, credential, application string) error {
+	conn, err := a.site.LoginPublished(ctx, credential, application)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type Credential struct {
 	Drain    string   // default 0s: one empty look
 	Port     uint16   // of the node as Pawl sees it; default: the server's own
 	Restart  string   // YAML of the consumer's restart; empty: no consumer
+	Consumer string   // its name; default: Name and -app
+	Group    string   // default: none
 	Login    string   // the database role; default: Role(Name)
 	Cluster  string   // YAML of a cluster of its own; default: main, or by Port
 	Publish  string   // YAML of the sinks; default: the .env file
@@ -206,10 +208,13 @@ credentials:
     drain: {{or .Drain "0s"}}
     drain_deadline: 10m
     keep: {{or .Keep "0s"}}
+{{- with .Group}}
+    group: {{.}}
+{{- end}}
     publish: {{with .Publish}}{{.}}{{else}}[{dotenv: {path: "apps/{{.Name}}/.env", user: DB_USER, password: DB_PASSWORD}}]{{end}}
 {{- if .Restart}}
     consumers:
-      - name: {{.Name}}-app
+      - name: {{or .Consumer (printf "%s-app" .Name)}}
         restart: {{.Restart}}
 {{- end}}
 {{- if .Probes}}

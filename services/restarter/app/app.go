@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"pawl.dev/internal/bus"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
@@ -19,13 +20,15 @@ import (
 )
 
 type app struct {
-	dir      string // of pawl.yaml, where health commands run
-	progress progress
+	dir       string // of pawl.yaml, where health commands run
+	inventory *inventory.Inventory
+	read      func(ctx context.Context, credential, rotation string) (bus.Log, error)
+	progress  progress
 }
 
 // New returns the service. It opens nothing and holds no key.
 func New(d service.Dependencies) (*service.Service, error) {
-	a := &app{dir: filepath.Dir(d.Inventory.File)}
+	a := &app{dir: filepath.Dir(d.Inventory.File), inventory: d.Inventory, read: read(d.Bus)}
 	return &service.Service{
 		Name:  saga.Restarter,
 		Steps: map[string]service.Handler{"restart": a.roll, "rerestart": a.roll},
@@ -36,7 +39,8 @@ func New(d service.Dependencies) (*service.Service, error) {
 // roll restarts the consumers in their configured order. Forward, the first
 // that fails ends it: the rest keep what works. Backward, a consumer that fails
 // must not keep the others from the credential that is being restored, so all
-// are tried, and the step is retried for those that failed.
+// are tried, and the step is retried for those that failed. Which ones it
+// restarts at all, where several credentials turn together, is turnOf's affair.
 func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
 	backward := r.Step.Retriable()
 	if !backward { // a stalled step's deadline is past, and it must go on
@@ -44,16 +48,20 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 		ctx, cancel = context.WithDeadline(ctx, r.Deadline)
 		defer cancel()
 	}
+	t, err := a.turnOf(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	var failed []error
-	summary := fmt.Sprintf("%d consumers restarted", len(r.Credential.Consumers))
-	for _, consumer := range r.Credential.Consumers {
+	summary := t.sum()
+	for _, consumer := range t.consumers {
 		shown, done := a.progress.has(r, consumer.Name)
 		var err error
 		if !done {
 			if err := r.StillDue(ctx); err != nil {
 				return nil, err
 			}
-			shown, err = a.turn(ctx, r, consumer)
+			shown, err = a.restart(ctx, r, consumer)
 		}
 		if shown != "" {
 			summary += "; " + consumer.Name + ": " + shown
@@ -72,14 +80,17 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 	if err := errors.Join(failed...); err != nil {
 		return nil, err
 	}
+	if t.wait != nil {
+		return nil, t.wait
+	}
 	return &pawlv1.Event{Summary: summary}, nil
 }
 
-// turn restarts one consumer and awaits its health. It returns what shows that
-// it was restarted.
-func (a *app) turn(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (shown string, err error) {
+// restart restarts one consumer and awaits its health. It returns what shows
+// that it was restarted.
+func (a *app) restart(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (shown string, err error) {
 	cause := restart.Cause{
-		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At, Logins: logins(r),
+		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At, Logins: a.logins(r, consumer),
 		Show: func(text string) { shown = text },
 	}
 	gate := health.New(consumer.Health, a.dir, cause.Environ())
@@ -103,16 +114,16 @@ func (a *app) turn(ctx context.Context, r *service.Rotation, consumer inventory.
 	return shown, nil
 }
 
-// logins lists the credential's, and the one that the rotation is about: the
-// strategy may have changed since.
-func logins(r *service.Rotation) []string {
+// logins lists the credential's, the one that the rotation is about, since the
+// strategy may have changed, and those of the others that share the consumer.
+func (a *app) logins(r *service.Rotation, consumer inventory.Consumer) []string {
 	all := r.Credential.Logins()
-	for _, user := range []string{r.Staged().GetUser(), r.Requested().GetBasisUser()} {
-		if user != "" && !slices.Contains(all, user) {
-			all = append(all, user)
-		}
+	for _, name := range a.inventory.Sharing(consumer.Name, r.Requested().GetGroup()) {
+		all = append(all, a.inventory.Credentials[name].Logins()...)
 	}
-	return all
+	all = append(all, r.Staged().GetUser(), r.Requested().GetBasisUser())
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(user string) bool { return user == "" })
 }
 
 func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {

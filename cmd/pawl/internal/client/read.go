@@ -29,9 +29,10 @@ type Entry struct {
 // Position is the next message of each stream that tells of rotations.
 type Position struct{ log, note uint64 }
 
-// Rotation returns the log of one rotation, whichever credential's it is; nil
-// where there is none.
-func (c *Client) Rotation(ctx context.Context, id string) (*bus.Log, error) {
+// Rotation returns the log of one rotation, whichever credential's it is: one
+// for each where several turned together, in the order of names. None where
+// there is no such rotation.
+func (c *Client) Rotation(ctx context.Context, id string) ([]bus.Log, error) {
 	stream, err := c.Stream(ctx, bus.StreamLog)
 	if err != nil {
 		return nil, err
@@ -48,7 +49,22 @@ func (c *Client) Rotation(ctx context.Context, id string) (*bus.Log, error) {
 		return nil, err
 	}
 	log, err := c.ReadRotation(ctx, credential, id)
-	return &log, err
+	if err != nil || len(log.Records) == 0 {
+		return nil, err
+	}
+	group := log.Records[0].Body.GetRequested().GetGroup()
+	if len(group) == 0 {
+		return []bus.Log{log}, nil
+	}
+	var all []bus.Log
+	for _, name := range group {
+		log, err := c.ReadRotation(ctx, name, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, log)
+	}
+	return all, nil
 }
 
 // Rotations returns every rotation of a credential, oldest first.

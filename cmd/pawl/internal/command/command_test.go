@@ -24,7 +24,7 @@ import (
 func TestUsageAndConfigurationEndWith2(t *testing.T) {
 	s := newSite(t)
 	for _, args := range [][]string{
-		{"rotat", "app"}, {"rotate"}, {"rotate", "app", "more"}, {"rotate", "app", "--wiat"}, {"rotate", "App"}, {"rotate", "app", "--reason", strings.Repeat("x", 1025)},
+		{"rotat", "app"}, {"rotate"}, {"rotate", "app", "More"}, {"rollback", "app", "more"}, {"rotate", "app", "--wiat"}, {"rotate", "App"}, {"rotate", "app", "--reason", strings.Repeat("x", 1025)},
 		{"trace", "a.>"}, {"history", "*"},
 	} {
 		stdout, stderr := s.want(exitUsage, args...)

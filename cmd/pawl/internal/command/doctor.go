@@ -92,7 +92,7 @@ func examine(ctx context.Context, c *client.Client, credential *inventory.Creden
 }
 
 func ask(ctx context.Context, c *client.Client, name, credential string) []render.Finding {
-	checks, err := service.Ask(ctx, c.Bus, bus.ExamineSubject(name, credential), "")
+	checks, err := service.Ask(ctx, c.Bus, bus.ExamineSubject(name, credential))
 	if errors.Is(err, nats.ErrNoResponders) {
 		err = errors.New("is not running")
 	}

@@ -6,11 +6,13 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/internal/inventory"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -23,8 +25,8 @@ func newAdopt() *cobra.Command {
 
 func newRotate() *cobra.Command {
 	return asking(pawlv1.Action_ACTION_ROTATE, false, &cobra.Command{
-		Use: "rotate CREDENTIAL", Short: "Rotate a credential now",
-		Long: "Rotates a credential now. Prints the rotation's id once it is accepted; with --wait, what became of it once it has ended.",
+		Use: "rotate CREDENTIAL...", Short: "Rotate a credential now, or several together",
+		Long: "Rotates a credential now, and with it its group and whatever else is named: all begin or none, and consumers that they share restart once. Prints the rotation's id once it is accepted; with --wait, what became of it once it has ended.",
 	})
 }
 
@@ -48,6 +50,8 @@ type result struct {
 	Reason     string           `json:"reason,omitempty"`
 	Rotation   string           `json:"rotation,omitempty"`
 	Ended      *render.Rotation `json:"ended,omitempty"`
+	// Of each that turned together, in the order of names; absent for one alone.
+	Together []render.Rotation `json:"together,omitempty"`
 }
 
 // asking completes a command that requests something of a credential, and
@@ -55,12 +59,15 @@ type result struct {
 func asking(action pawlv1.Action, wait bool, c *cobra.Command) *cobra.Command {
 	var reason string
 	c.Args = cobra.ExactArgs(1)
+	if action == pawlv1.Action_ACTION_ROTATE {
+		c.Args = cobra.MinimumNArgs(1)
+	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the audit trail")
 	if action != pawlv1.Action_ACTION_RESUME {
 		c.Flags().BoolVar(&wait, "wait", wait, "wait until it has ended")
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		request := &pawlv1.Request{Action: action, Reason: reason, RequestedBy: requestedBy()}
+		request := &pawlv1.Request{Action: action, Reason: reason, RequestedBy: requestedBy(), With: beside(args)}
 		if err := checkRequest(args[0], request); err != nil {
 			return err
 		}
@@ -96,9 +103,9 @@ func asking(action pawlv1.Action, wait bool, c *cobra.Command) *cobra.Command {
 
 func newPlan() *cobra.Command {
 	return &cobra.Command{
-		Use: "plan CREDENTIAL", Short: "Preflight and the steps of a rotation, touching nothing", Args: cobra.ExactArgs(1),
+		Use: "plan CREDENTIAL...", Short: "Preflight and the steps of a rotation, touching nothing", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			request := &pawlv1.Request{Action: pawlv1.Action_ACTION_PLAN, RequestedBy: requestedBy()}
+			request := &pawlv1.Request{Action: pawlv1.Action_ACTION_PLAN, RequestedBy: requestedBy(), With: beside(args)}
 			if err := checkRequest(args[0], request); err != nil {
 				return err
 			}
@@ -139,7 +146,21 @@ func checkRequest(credential string, r *pawlv1.Request) error {
 	if len([]rune(r.GetReason())) > 1024 {
 		return usage("--reason has %d characters: at most 1024 are kept", len([]rune(r.GetReason())))
 	}
+	if len(r.GetWith()) >= inventory.MaxTogether {
+		return usage("%d credentials are named: at most %d turn together", len(r.GetWith())+1, inventory.MaxTogether)
+	}
+	for _, name := range r.GetWith() {
+		if err := checkToken("credential", name); err != nil {
+			return err
+		}
+	}
 	return checkToken("credential", credential)
+}
+
+// beside returns what is named beside the first credential, each once.
+func beside(args []string) []string {
+	rest := slices.Compact(slices.Sorted(slices.Values(args[1:])))
+	return slices.DeleteFunc(rest, func(name string) bool { return name == args[0] })
 }
 
 // requestedBy is whom the audit trail names, as claimed.

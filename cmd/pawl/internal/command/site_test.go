@@ -148,13 +148,17 @@ func (s *site) connect(users ...string) {
 
 // event appends as the event's owner.
 func (s *site) event(rotation string, e saga.Event, body *pawlv1.Event) error {
+	return s.eventOf("app", rotation, e, body)
+}
+
+func (s *site) eventOf(credential, rotation string, e saga.Event, body *pawlv1.Event) error {
 	b := s.users[saga.OwnerOf(e)]
-	log, err := b.ReadNewest(context.Background(), "app")
+	log, err := b.ReadNewest(context.Background(), credential)
 	if err != nil {
 		return err
 	}
 	header := nats.Header{"traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}
-	_, err = b.Append(context.Background(), "app", rotation, e, body, header, log.LastSeq())
+	_, err = b.Append(context.Background(), credential, rotation, e, body, header, log.LastSeq())
 	return err
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,41 +16,95 @@ import (
 	"pawl.dev/internal/saga"
 )
 
-// await shows the rotation's progress until it has ended, is stalled, or the
-// person waiting leaves; the rotation does not mind the latter.
+// await shows the rotation's progress until all that turn together have ended
+// or are stalled, or the person waiting leaves; the rotation does not mind the
+// latter.
 func await(cmd *cobra.Command, c *client.Client, r *result, from client.Position) error {
 	ctx := cmd.Context()
-	entries, err := c.Follow(ctx, r.Credential, r.Rotation, from.WholeLog())
+	entries, err := c.Follow(ctx, "*", r.Rotation, from.WholeLog())
 	if err != nil {
 		return err
 	}
 	p := newProgress(cmd.ErrOrStderr())
 	defer p.stop()
-	log := bus.Log{Credential: r.Credential, Rotation: r.Rotation}
+	all := awaited{r.Credential: &member{log: bus.Log{Credential: r.Credential, Rotation: r.Rotation}}}
 	for {
 		select {
 		case <-ctx.Done():
 			p.clear()
 			return left(cmd, r)
 		case <-p.tick:
-			p.draw(log)
+			p.draw(all.slowest())
 		case e := <-entries:
 			if e.Rotation != r.Rotation {
 				continue
 			}
 			p.line(e)
-			if e.Note.GetKind() == "stalled" {
-				return stalled(cmd, r, e.Note.GetText())
-			}
-			if e.Event == nil {
-				continue
-			}
-			log.Records = append(log.Records, *e.Event)
-			if state, err := log.Fold(); err == nil && !state.Open() {
-				return ended(cmd, r, log)
+			all.take(e)
+			if all.over() {
+				return ended(cmd, r, all)
 			}
 		}
 	}
+}
+
+// member is one credential's part in what is awaited.
+type member struct {
+	log     bus.Log
+	stalled string // why, empty while it is not
+	ended   bool
+}
+
+// awaited are the parts of all that turn together.
+type awaited map[string]*member
+
+// take takes over an event or a note.
+func (a awaited) take(e client.Entry) {
+	if e.Credential == "" {
+		return // a note about no one's
+	}
+	m := a.member(e.Credential, e.Rotation)
+	if e.Note != nil {
+		if e.Note.GetKind() == "stalled" {
+			m.stalled = e.Note.GetText()
+		}
+		return
+	}
+	for _, name := range e.Event.Body.GetRequested().GetGroup() {
+		a.member(name, e.Rotation)
+	}
+	m.log.Records = append(m.log.Records, *e.Event)
+	if state, err := m.log.Fold(); err == nil {
+		m.ended = !state.Open()
+	}
+}
+
+func (a awaited) member(credential, rotation string) *member {
+	if a[credential] == nil {
+		a[credential] = &member{log: bus.Log{Credential: credential, Rotation: rotation}}
+	}
+	return a[credential]
+}
+
+func (a awaited) names() []string { return slices.Sorted(maps.Keys(a)) }
+
+func (a awaited) over() bool {
+	for _, m := range a {
+		if !m.ended && m.stalled == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// slowest is the log of whom the others wait for: the one with the fewest events.
+func (a awaited) slowest() (log bus.Log) {
+	for _, name := range a.names() {
+		if m := a[name]; !m.ended && (log.Records == nil || len(m.log.Records) < len(log.Records)) {
+			log = m.log
+		}
+	}
+	return log
 }
 
 func left(cmd *cobra.Command, r *result) error {
@@ -56,31 +112,55 @@ func left(cmd *cobra.Command, r *result) error {
 	return errors.Join(report(cmd, r), fmt.Errorf("no longer waiting: rotation %s goes on; `pawl status %s` tells how it is, `pawl trace %s` how it went", r.Rotation, r.Credential, r.Rotation))
 }
 
-func stalled(cmd *cobra.Command, r *result, why string) error {
-	r.Outcome, r.Reason = render.Stalled, why
-	if err := report(cmd, r); err != nil {
+// ended reports what became of all; the worst of them is the result.
+func ended(cmd *cobra.Command, r *result, all awaited) error {
+	r.Outcome = string(saga.Completed)
+	worst := exit{code: exitDone}
+	for _, name := range all.names() {
+		m := all[name]
+		rotation, err := render.NewRotation(m.log, time.Now())
+		if err != nil && m.ended {
+			return err
+		}
+		if name == r.Credential && m.ended {
+			r.Ended = &rotation
+		}
+		if len(all) > 1 {
+			r.Together = append(r.Together, rotation)
+		}
+		if mine := outcome(r.Rotation, m, rotation, len(all) > 1); mine.code > worst.code {
+			worst = mine
+		}
+		switch {
+		case !m.ended:
+			r.Outcome, r.Reason = render.Stalled, m.stalled
+		case r.Outcome != render.Stalled && rotation.Outcome != string(saga.Completed):
+			r.Outcome = rotation.Outcome
+		}
+	}
+	if err := report(cmd, r); err != nil || worst.code == exitDone {
 		return err
 	}
-	return exit{exitStalled, fmt.Errorf("rotation %s is stalled: %s", r.Rotation, why)}
+	return worst
 }
 
-func ended(cmd *cobra.Command, r *result, log bus.Log) error {
-	rotation, err := render.NewRotation(log, time.Now())
-	if err != nil {
-		return err
+// outcome of one member, with its exit code.
+func outcome(id string, m *member, r render.Rotation, named bool) exit {
+	who := ""
+	if named {
+		who = m.log.Credential + ": "
 	}
-	r.Outcome, r.Ended = rotation.Outcome, &rotation
-	if err := report(cmd, r); err != nil {
-		return err
-	}
-	if r.Outcome == string(saga.Completed) || render.IsRollback(log) {
-		return nil
+	switch {
+	case !m.ended:
+		return exit{exitStalled, fmt.Errorf("%srotation %s is stalled: %s", who, id, m.stalled)}
+	case r.Outcome == string(saga.Completed) || render.IsRollback(m.log):
+		return exit{code: exitDone}
 	}
 	why := "rolled back"
-	if f := rotation.Failure; f != nil {
+	if f := r.Failure; f != nil {
 		why = fmt.Sprintf("rolled back, since %q failed: %s", f.Step, f.Reason)
 	}
-	return exit{exitRolledBack, fmt.Errorf("%s; `pawl trace %s` tells more", why, r.Rotation)}
+	return exit{exitRolledBack, fmt.Errorf("%s%s; `pawl trace %s` tells more", who, why, id)}
 }
 
 func report(cmd *cobra.Command, r *result) error {
@@ -132,6 +212,6 @@ func (p *progress) draw(log bus.Log) {
 	}
 	if step := state.Next(); step != nil {
 		p.clear()
-		fmt.Fprintf(p.w, "… %s (%s) for %s", step.Name, step.Owner, render.Short(max(0, time.Since(state.Last.At)).Truncate(100*time.Millisecond)))
+		fmt.Fprintf(p.w, "… %s: %s (%s) for %s", log.Credential, step.Name, step.Owner, render.Short(max(0, time.Since(state.Last.At)).Truncate(100*time.Millisecond)))
 	}
 }

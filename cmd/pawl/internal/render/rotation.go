@@ -17,6 +17,7 @@ const Running = "running"
 type Rotation struct {
 	ID              string     `json:"rotation"`
 	Credential      string     `json:"credential"`
+	Group           []string   `json:"group,omitempty"` // all that turn together, this one among them
 	Flow            string     `json:"flow"`
 	Outcome         string     `json:"outcome"`
 	Generation      uint64     `json:"generation"`
@@ -46,7 +47,7 @@ func NewRotation(log bus.Log, now time.Time) (Rotation, error) {
 	}
 	first := log.Records[0]
 	begin := first.Body.GetRequested()
-	r := Rotation{ID: log.Rotation, Credential: log.Credential, Flow: begin.GetFlow(), Outcome: Running, Generation: begin.GetGeneration(),
+	r := Rotation{ID: log.Rotation, Credential: log.Credential, Group: begin.GetGroup(), Flow: begin.GetFlow(), Outcome: Running, Generation: begin.GetGeneration(),
 		Requested: first.At, RequestedBy: begin.GetRequestedBy(), AuthenticatedAs: begin.GetAuthenticatedAs(), Reason: begin.GetReason()}
 	if ended, ok := state.Ended(); ok {
 		now, r.Outcome, r.Ended = ended.At, string(ended.Event), &ended.At

@@ -93,7 +93,7 @@ func NewStatus(c *inventory.Credential, log bus.Log, madeAt func(rotation string
 // Explain adds the newest of the notes that is about what the rotation waits for.
 func (s *Status) Explain(notes []client.Entry) {
 	for _, e := range notes {
-		if s.Since == nil || e.Rotation != s.Last.ID || e.Note.GetStep() != s.Step {
+		if s.Since == nil || e.Credential != s.Credential || e.Rotation != s.Last.ID || e.Note.GetStep() != s.Step {
 			continue
 		}
 		switch e.Note.GetKind() {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -38,7 +39,7 @@ func NewTimeline(log bus.Log, notes []client.Entry, jaeger string, now time.Time
 		t.Jaeger = strings.TrimSuffix(jaeger, "/") + "/trace/" + t.TraceID
 	}
 	for _, e := range notes {
-		if e.Rotation == log.Rotation && !strings.HasPrefix(e.Note.GetKind(), "request ") { // what was asked stands in the log
+		if e.Rotation == log.Rotation && e.Credential == log.Credential && !strings.HasPrefix(e.Note.GetKind(), "request ") { // what was asked stands in the log
 			t.Notes = append(t.Notes, NewNote(e))
 		}
 	}
@@ -98,6 +99,21 @@ func Waterfall(w io.Writer, t Timeline, s Style) error {
 	return err
 }
 
+// Waterfalls writes those of all that turned together, one below the other.
+func Waterfalls(w io.Writer, all []Timeline, s Style) error {
+	for i, t := range all {
+		if i > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		if err := Waterfall(w, t, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *waterfall) line(text string) {
 	f.out.WriteString(strings.TrimRight(text, " "))
 	f.out.WriteByte('\n')
@@ -123,6 +139,9 @@ func (f *waterfall) header() {
 	flow := fmt.Sprintf("%s, generation %d", f.Flow, f.Generation)
 	if f.Login != "" {
 		flow += ", login " + f.Login
+	}
+	if len(f.Group) > 0 {
+		flow += ", together with " + strings.Join(slices.DeleteFunc(slices.Clone(f.Group), func(name string) bool { return name == f.Credential }), ", ")
 	}
 	if f.OutageSeconds > 0 {
 		flow += fmt.Sprintf(", refused logins for %s", Short(time.Duration(f.OutageSeconds*float64(time.Second))))

@@ -24,8 +24,9 @@ type request struct{ inventory.HTTPCall }
 
 // Restart sends the request until it is answered 2xx or refused, for at most
 // the timeout. Its Idempotency-Key is the same at each attempt, so that a server
-// which knows the header restarts once. The step is part of it: a compensation
-// taken for the restart that it undoes would be ignored.
+// which knows the header restarts once. The step and the credential are part of
+// it: a compensation taken for the restart that it undoes would be ignored, and
+// so would another member's of a group.
 func (r request) Restart(ctx context.Context, cause Cause) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.Timeout, fmt.Errorf("no success within %s", r.Timeout))
 	defer cancel()
@@ -57,7 +58,7 @@ func (r request) prepare(ctx context.Context, cause Cause) (*http.Request, error
 		}
 		req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	}
-	req.Header.Set("Idempotency-Key", strings.Join([]string{cause.Rotation, cause.Step, cause.Consumer}, "/"))
+	req.Header.Set("Idempotency-Key", strings.Join([]string{cause.Rotation, cause.Step, cause.Credential, cause.Consumer}, "/"))
 	return req, nil
 }
 

@@ -73,7 +73,7 @@ func TestCompensationIsNotTakenForTheRestartThatItUndoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if keys := server.header("Idempotency-Key"); !slices.Equal(keys, []string{"r1/restart/api", "r1/rerestart/api"}) {
+	if keys := server.header("Idempotency-Key"); !slices.Equal(keys, []string{"r1/restart/shop/api", "r1/rerestart/shop/api"}) {
 		t.Fatalf("keys %q", keys)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/fault"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
@@ -28,6 +29,9 @@ import (
 // patience is how long a request waits for services that do not answer the
 // preflight: they may be starting.
 const patience = 20 * time.Second
+
+// beginPoint is where the crash tests kill the scheduler as it begins a rotation.
+const beginPoint = "begin.append"
 
 // Clerk admits requests.
 type Clerk struct {
@@ -75,6 +79,7 @@ type request struct {
 	at         time.Time
 	delivered  uint64
 	body       *pawlv1.Request
+	group      []string // all that turn together, where there are several
 	message    jetstream.Msg
 }
 
@@ -118,9 +123,9 @@ func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 	if err := c.read(ctx, q); err != nil {
 		return rejected(err.Error()), 0, nil
 	}
-	known, ok := c.d.Inventory.Credentials[q.credential]
-	if !ok {
-		return rejected(fmt.Sprintf("unknown credential %q: pawl.yaml has %s", q.credential, c.knownNames())), 0, nil
+	members, err := c.together(q)
+	if err != nil {
+		return rejected(err.Error()), 0, nil
 	}
 	if wait := time.Until(q.body.GetNotBefore().AsTime()); q.body.GetNotBefore() != nil && wait > 0 {
 		if q.delivered > 1 {
@@ -130,11 +135,11 @@ func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 	}
 	switch q.body.GetAction() {
 	case pawlv1.Action_ACTION_PLAN:
-		return c.plan(ctx, q, known)
+		return c.plan(ctx, q, members)
 	case pawlv1.Action_ACTION_RESUME:
 		return c.resume(ctx, q)
 	default:
-		return c.admit(ctx, q, known)
+		return c.admit(ctx, q, members)
 	}
 }
 
@@ -163,8 +168,9 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 	return err
 }
 
-// admit starts a rotation unless something stands in the way.
-func (c *Clerk) admit(ctx context.Context, q *request, known *inventory.Credential) (*pawlv1.Answer, time.Duration, error) {
+// admit starts a rotation, of all the members or of none, unless something
+// stands in the way of one.
+func (c *Clerk) admit(ctx context.Context, q *request, members []*member) (*pawlv1.Answer, time.Duration, error) {
 	mine, err := c.d.Bus.ReadRotation(ctx, q.credential, q.rotation)
 	if err != nil {
 		return nil, 0, err
@@ -172,31 +178,20 @@ func (c *Clerk) admit(ctx context.Context, q *request, known *inventory.Credenti
 	if len(mine.Records) > 0 {
 		return accepted(q.rotation), 0, nil // admitted before; only the acknowledgement was lost
 	}
-	log, err := c.d.Bus.ReadNewest(ctx, q.credential)
-	if err != nil {
-		return nil, 0, err
-	}
-	begin, refusal, err := c.prepare(q, known, log)
-	if err != nil {
-		return nil, 0, err
-	}
-	if refusal != nil {
-		return refusal, 0, nil
-	}
-	if q.body.GetAction() != pawlv1.Action_ACTION_ROLLBACK {
-		basis := begin.GetBasis()
-		if q.body.GetAction() == pawlv1.Action_ACTION_ADOPT {
-			basis = "" // adoption is the way out where nothing can be opened any more
-		}
-		checks, missing := service.Preflight(ctx, c.d.Bus, q.credential, basis)
-		if missing != nil && time.Since(q.at) < patience {
-			return nil, 500 * time.Millisecond, missing
-		}
-		if reasons := refusals(checks, missing); reasons != "" {
-			return rejected(reasons), 0, nil
+	for _, m := range members {
+		refusal, err := c.look(ctx, q, m)
+		if err != nil || refusal != nil {
+			return refusal, 0, err
 		}
 	}
-	err = c.begin(ctx, q, begin, log.LastSeq())
+	_, reasons, missing := c.preflight(ctx, q.body.GetAction(), members)
+	if missing != nil && time.Since(q.at) < patience {
+		return nil, 500 * time.Millisecond, missing
+	}
+	if reasons != "" {
+		return rejected(reasons), 0, nil
+	}
+	err = c.begin(ctx, q, members)
 	if errors.Is(err, bus.ErrConflict) {
 		return nil, 10 * time.Millisecond, nil // look again: most likely another request was first
 	}
@@ -206,33 +201,49 @@ func (c *Clerk) admit(ctx context.Context, q *request, known *inventory.Credenti
 	return accepted(q.rotation), 0, nil
 }
 
-// begin appends requested, the event from which the rotation's trace hangs.
-func (c *Clerk) begin(ctx context.Context, q *request, begin *pawlv1.Requested, lastSeq uint64) error {
+// begin appends requested to each member's log: the events from which their
+// parts of the trace hang, all below one span.
+func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error {
 	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.message.Headers()))
-	ctx, span := c.d.Tracer.Start(ctx, string(saga.Requested), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
-		attribute.String("rotation.credential", q.credential), attribute.String("rotation.id", q.rotation),
-		attribute.String("rotation.flow", begin.GetFlow()), attribute.String("rotation.reason", begin.GetReason()), attribute.String("rotation.requested_by", begin.GetRequestedBy())))
-	defer span.End()
-	event := &pawlv1.Event{Attempt: uint32(q.delivered), Detail: &pawlv1.Event_Requested{Requested: begin}}
-	_, err := c.d.Bus.Append(ctx, q.credential, q.rotation, saga.Requested, event, telemetry.Inject(ctx), lastSeq)
-	if err == nil {
-		c.d.Log.InfoContext(ctx, "requested", "credential", q.credential, "rotation", q.rotation, "flow", begin.GetFlow(), "reason", begin.GetReason())
+	if len(members) > 1 {
+		var span trace.Span
+		ctx, span = c.d.Tracer.Start(ctx, "group requested", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+			attribute.StringSlice("rotation.group", names(members)), attribute.String("rotation.id", q.rotation)))
+		defer span.End()
 	}
-	return err
+	var parts []bus.Part
+	for _, m := range members {
+		b := m.begin
+		ctx, span := c.d.Tracer.Start(ctx, string(saga.Requested), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+			attribute.String("rotation.credential", m.Name), attribute.String("rotation.id", q.rotation),
+			attribute.String("rotation.flow", b.GetFlow()), attribute.String("rotation.reason", b.GetReason()), attribute.String("rotation.requested_by", b.GetRequestedBy())))
+		defer span.End()
+		event := &pawlv1.Event{Attempt: uint32(q.delivered), Detail: &pawlv1.Event_Requested{Requested: b}}
+		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: telemetry.Inject(ctx), LastSeq: m.log.LastSeq()})
+	}
+	fault.Point(q.credential, beginPoint+".before")
+	if err := c.d.Bus.AppendAll(ctx, q.rotation, saga.Requested, parts); err != nil {
+		return err
+	}
+	fault.Point(q.credential, beginPoint+".after")
+	for _, m := range members {
+		c.d.Log.InfoContext(ctx, "requested", "credential", m.Name, "rotation", q.rotation, "flow", m.begin.GetFlow(), "reason", m.begin.GetReason())
+	}
+	return nil
 }
 
 // prepare builds the requested event from the newest rotation, or the refusal.
-func (c *Clerk) prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requested, *pawlv1.Answer, error) {
+func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requested, *pawlv1.Answer, error) {
 	begin := &pawlv1.Requested{
 		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
 		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
-		Generation: 1, Flow: known.Strategy,
+		Generation: 1, Flow: known.Strategy, Group: q.group,
 	}
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
 	if adopting {
 		begin.Flow = saga.Adopt
 	}
-	notAdopted := rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password", q.credential, q.credential))
+	notAdopted := rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password", known.Name, known.Name))
 	if len(log.Records) == 0 {
 		if adopting {
 			return begin, nil, nil
@@ -244,7 +255,7 @@ func (c *Clerk) prepare(q *request, known *inventory.Credential, log bus.Log) (*
 		return nil, nil, err
 	}
 	if state.Open() {
-		refusal := rejected(fmt.Sprintf("rotation %s of %s is still running: it is at %q since %s", log.Rotation, q.credential, state.Next().Name, state.Last.At.Format(time.RFC3339)))
+		refusal := rejected(fmt.Sprintf("rotation %s of %s is still running: it is at %q since %s", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)))
 		refusal.Rotation = log.Rotation
 		return nil, refusal, nil
 	}

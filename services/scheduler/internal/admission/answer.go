@@ -17,9 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
-	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -30,35 +28,6 @@ func rejected(reason string) *pawlv1.Answer {
 
 func accepted(rotation string) *pawlv1.Answer {
 	return &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_ACCEPTED, Rotation: rotation}
-}
-
-// plan is preflight and the steps, touching nothing.
-func (c *Clerk) plan(ctx context.Context, q *request, known *inventory.Credential) (*pawlv1.Answer, time.Duration, error) {
-	log, err := c.d.Bus.ReadNewest(ctx, q.credential)
-	if err != nil {
-		return nil, 0, err
-	}
-	as := &request{id: q.id, credential: q.credential, body: &pawlv1.Request{Action: pawlv1.Action_ACTION_ROTATE}, message: q.message}
-	begin, refusal, err := c.prepare(as, known, log)
-	if err != nil {
-		return nil, 0, err
-	}
-	checks, missing := service.Preflight(ctx, c.d.Bus, q.credential, begin.GetBasis())
-	reasons := refusals(checks, missing)
-	if refusal != nil {
-		reasons = strings.TrimSuffix(refusal.GetReason()+"; "+reasons, "; ")
-	}
-	answer := &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_ACCEPTED, Plan: checks, Reason: reasons}
-	if reasons != "" {
-		answer.Outcome = pawlv1.Outcome_OUTCOME_REJECTED
-	}
-	if begin != nil {
-		flow, _ := saga.FlowByName(begin.GetFlow())
-		for _, step := range flow.Forward {
-			answer.Plan = append(answer.Plan, &pawlv1.Check{Service: step.Owner, Target: step.Name, Finding: "step: " + step.Does})
-		}
-	}
-	return answer, 0, nil
 }
 
 // resume wakes the owner of the step that is due.
@@ -108,20 +77,6 @@ func (c *Clerk) answer(ctx context.Context, q *request, a *pawlv1.Answer) error 
 
 // begins are the actions that start a rotation.
 var begins = map[pawlv1.Action]struct{}{pawlv1.Action_ACTION_ROTATE: {}, pawlv1.Action_ACTION_ADOPT: {}, pawlv1.Action_ACTION_ROLLBACK: {}}
-
-// refusals joins what preflight refused, empty for nothing.
-func refusals(checks []*pawlv1.Check, missing error) string {
-	var reasons []string
-	for _, c := range checks {
-		if c.GetRefused() {
-			reasons = append(reasons, fmt.Sprintf("%s: %s: %s", c.GetService(), c.GetTarget(), c.GetFinding()))
-		}
-	}
-	if missing != nil {
-		reasons = append(reasons, strings.ReplaceAll(missing.Error(), "\n", "; "))
-	}
-	return strings.Join(reasons, "; ")
-}
 
 // requestID is the requester's own message id, or else the place of the request
 // in its stream, which the publisher's acknowledgement told it.
