@@ -11,7 +11,7 @@ MODULES = $(shell go list -m -f '{{.Dir}}')
 # A recipe's first word: finds PostgreSQL, or installs it.
 WITH_POSTGRES = postgres=$$(deploy/postgres-for-tests.sh) && PAWL_POSTGRES_BIN=$$postgres
 # The same with a pgbouncer, which only tests want.
-WITH_SERVERS = pooler=$$(deploy/pgbouncer-for-tests.sh) && $(WITH_POSTGRES) PAWL_PGBOUNCER=$$pooler
+WITH_SERVERS = deploy/pgbouncer-for-tests.sh >/dev/null && $(WITH_POSTGRES)
 TEST = go test -race -shuffle=on
 # What of PostgreSQL differs between its versions, the packages below meet.
 OTHER_VERSIONS := 13 14 16 17 18

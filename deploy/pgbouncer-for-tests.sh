@@ -25,11 +25,7 @@ from_debian() {
 	installed
 }
 
-if [ -n "${PAWL_PGBOUNCER:-}" ]; then
-	echo "$PAWL_PGBOUNCER" >&3
-else
-	installed || from_debian || {
-		echo "pgbouncer-for-tests: no pgbouncer here: install it (Debian: pgbouncer), or name the program in PAWL_PGBOUNCER"
-		exit 1
-	}
-fi
+installed || from_debian || {
+	echo "pgbouncer-for-tests: no pgbouncer here: install it (Debian: pgbouncer)"
+	exit 1
+}

@@ -1,7 +1,7 @@
 // Package pgserver runs a throwaway PostgreSQL for tests, the demo and
 // benchmarks: found on the machine, initialised once and copied, on a free port
-// of 127.0.0.1, gone when its parent is gone; with standbys, base backups, a
-// pooler in front, and a proxy that breaks connections.
+// of 127.0.0.1, gone when its parent is gone; with standbys, base backups, and a
+// proxy that breaks connections or fails over.
 package pgserver
 
 import (
@@ -273,8 +273,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.binaries, name), args...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "LD_LIBRARY_PATH=" + filepath.Join(filepath.Dir(s.binaries), "lib")}
-	// PostgreSQL's immediate shutdown: the postmaster takes its children along.
-	cmd.SysProcAttr = s.account.attributes(syscall.SIGQUIT)
+	cmd.SysProcAttr = s.account.attributes()
 	return cmd
 }
 

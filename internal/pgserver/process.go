@@ -115,10 +115,10 @@ func unprivileged() (*account, error) {
 	return &account{uid: uid, gid: gid, switched: true}, errors.Join(err1, err2)
 }
 
-// attributes of a process that gets the signal when its parent dies. A group of
-// its own keeps a terminal's Ctrl-C from it.
-func (a *account) attributes(orphaned syscall.Signal) *syscall.SysProcAttr {
-	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: orphaned}
+func (a *account) attributes() *syscall.SysProcAttr {
+	// SIGQUIT is PostgreSQL's immediate shutdown: the postmaster takes its
+	// children along. A group of its own keeps a terminal's Ctrl-C from it.
+	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGQUIT}
 	if a.switched {
 		attributes.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
 	}

@@ -135,11 +135,7 @@ func (s *Server) passfile() string { return filepath.Join(s.Dir, "pgpass") }
 
 // session logs in as the superuser.
 func (s *Server) session(ctx context.Context) (*pgconn.PgConn, error) {
-	return s.sessionIn(ctx, "postgres")
-}
-
-func (s *Server) sessionIn(ctx context.Context, database string) (*pgconn.PgConn, error) {
-	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=%s password=later sslmode=disable application_name=pgserver", s.Host, s.Port, s.Superuser, database))
+	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres password=later sslmode=disable application_name=pgserver", s.Host, s.Port, s.Superuser))
 	if err != nil {
 		return nil, err
 	}
@@ -181,10 +177,10 @@ func await(ctx context.Context, conn *pgconn.PgConn, condition string) error {
 	}
 }
 
-func merged[V any](under, over map[string]V) map[string]V {
+func merged(under, over map[string]string) map[string]string {
 	all := maps.Clone(under)
 	if all == nil {
-		all = map[string]V{}
+		all = map[string]string{}
 	}
 	maps.Copy(all, over)
 	return all

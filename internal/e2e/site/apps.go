@@ -135,17 +135,18 @@ func (s *Site) Published(credential string) (published.Login, error) {
 	return published.Read(inventory.Sink{Dotenv: &inventory.Dotenv{Path: s.Env(credential), User: "DB_USER", Password: "DB_PASSWORD"}})
 }
 
-// LoginPublished logs in as the .env says.
+// LoginPublished logs in to the first node as the .env says.
 func (s *Site) LoginPublished(ctx context.Context, credential, application string) (*pgx.Conn, error) {
 	login, err := s.Published(credential)
 	if err != nil {
 		return nil, err
 	}
-	return s.login(ctx, login, application)
+	return LoginAt(ctx, s.Nodes[0].Direct(), login, application)
 }
 
-func (s *Site) login(ctx context.Context, l published.Login, application string) (*pgx.Conn, error) {
-	return postgres.Login(ctx, postgres.Target{Host: s.Postgres.Host, Port: s.Postgres.Port, Database: "postgres",
+// LoginAt logs in to a server, or to what stands before it.
+func LoginAt(ctx context.Context, at inventory.Node, l published.Login, application string) (*pgx.Conn, error) {
+	return postgres.Login(ctx, postgres.Target{Host: at.Host, Port: at.Port, Database: "postgres",
 		User: l.User, Password: l.Password, SSLMode: "disable", ApplicationName: application})
 }
 
@@ -164,10 +165,15 @@ type Oracle struct {
 	done chan struct{}
 }
 
-// Watch starts an oracle. patience is how old a reading of the .env may be
+// Watch is WatchAt the first node.
+func (s *Site) Watch(ctx context.Context, credential string, every, patience time.Duration) *Oracle {
+	return s.WatchAt(ctx, s.Nodes[0].Direct(), credential, every, patience)
+}
+
+// WatchAt starts an oracle. patience is how old a reading of the .env may be
 // before its refusal is no longer held against the rotation, if another
 // credential has been published since: the drain window.
-func (s *Site) Watch(ctx context.Context, credential string, every, patience time.Duration) *Oracle {
+func (s *Site) WatchAt(ctx context.Context, at inventory.Node, credential string, every, patience time.Duration) *Oracle {
 	ctx, stop := context.WithCancel(ctx)
 	o := &Oracle{stop: stop, done: make(chan struct{})}
 	go func() {
@@ -183,7 +189,7 @@ func (s *Site) Watch(ctx context.Context, credential string, every, patience tim
 					o.Seen = append(o.Seen, login.Password)
 				}
 				var conn *pgx.Conn
-				conn, err = s.login(ctx, login, "oracle")
+				conn, err = LoginAt(ctx, at, login, "oracle")
 				if err == nil {
 					_ = conn.Close(ctx) // the login is what counts
 					o.Logins++

@@ -1,12 +1,13 @@
 // Package site builds whole Pawl installations for tests, benchmarks and the
-// demo: a PostgreSQL, a pawl.yaml, keys, .env files, and applications that use
-// the credentials.
+// demo: a PostgreSQL or several, a pawl.yaml, keys, .env files, and applications
+// that use the credentials.
 package site
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/published"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/secret"
 )
@@ -41,8 +43,28 @@ type Credential struct {
 	Group    string   // default: none
 	Login    string   // the database role; default: Role(Name)
 	Cluster  string   // YAML of a cluster of its own; default: main, or by Port
+	Nodes    []string // of the cluster main; default: every primary
+	Salted   bool     // each node has the first password under a salt of its own
 	Publish  string   // YAML of the sinks; default: the .env file
 	Own      bool     // it is the admin of a cluster of its own, with what `pawl init --admin-sql` gives it
+}
+
+// Node is a server of the cluster main. All have the same superuser.
+type Node struct {
+	Name      string
+	Server    *pgserver.Server
+	Port      uint16 // as Pawl sees it, on 127.0.0.1; default: the server's own
+	ReplicaOf string
+}
+
+// Address is where Pawl sees the node.
+func (n Node) Address() inventory.Node {
+	return inventory.Node{Name: n.Name, Host: n.Server.Host, Port: cmp.Or(n.Port, n.Server.Port), ReplicaOf: n.ReplicaOf}
+}
+
+// Direct is where the node's server is, past whatever stands before it.
+func (n Node) Direct() inventory.Node {
+	return inventory.Node{Name: n.Name, Host: n.Server.Host, Port: n.Server.Port, ReplicaOf: n.ReplicaOf}
 }
 
 // DatabaseRole is the name of the credential's role in PostgreSQL.
@@ -59,16 +81,32 @@ func (c Credential) OwnCluster() string {
 // Site is an installation.
 type Site struct {
 	Dir       string
-	Postgres  *pgserver.Server
-	File      string // pawl.yaml
+	Nodes     []Node           // of the cluster main
+	Postgres  *pgserver.Server // of the first node
+	File      string           // pawl.yaml
 	Inventory *inventory.Inventory
 }
 
-// New creates a role per credential on the server, and writes the rest. Spans
-// go to the OTLP/HTTP endpoint, where one is named.
+// New is NewCluster with one node, "primary".
 func New(ctx context.Context, dir string, server *pgserver.Server, otlp string, credentials []Credential) (*Site, error) {
-	s := &Site{Dir: dir, Postgres: server, File: filepath.Join(dir, "pawl.yaml")}
+	return NewCluster(ctx, dir, []Node{{Name: "primary", Server: server}}, otlp, credentials)
+}
+
+// NewCluster creates a role per credential on its primaries, and writes the
+// rest. Spans go to the OTLP/HTTP endpoint, where one is named.
+func NewCluster(ctx context.Context, dir string, nodes []Node, otlp string, credentials []Credential) (*Site, error) {
+	s := &Site{Dir: dir, Nodes: nodes, Postgres: nodes[0].Server, File: filepath.Join(dir, "pawl.yaml")}
 	return s, s.write(ctx, otlp, credentials)
+}
+
+// Node returns a node of the cluster main by name.
+func (s *Site) Node(name string) Node {
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	panic("no node " + name)
 }
 
 // Env is the .env file of a credential.
@@ -76,10 +114,14 @@ func (s *Site) Env(credential string) string {
 	return filepath.Join(s.Dir, "apps", credential, ".env")
 }
 
-// Superuser connects as PostgreSQL's superuser.
+// Superuser connects to the first node as PostgreSQL's superuser.
 func (s *Site) Superuser(ctx context.Context) (*pgx.Conn, error) {
-	return postgres.Login(ctx, postgres.Target{Host: s.Postgres.Host, Port: s.Postgres.Port, Database: "postgres",
-		User: s.Postgres.Superuser, Password: s.Postgres.Password, SSLMode: "disable", ApplicationName: "site"})
+	return s.SuperuserAt(ctx, s.Nodes[0])
+}
+
+// SuperuserAt connects to a node as PostgreSQL's superuser.
+func (s *Site) SuperuserAt(ctx context.Context, n Node) (*pgx.Conn, error) {
+	return LoginAt(ctx, n.Direct(), published.Login{User: n.Server.Superuser, Password: n.Server.Password}, "site")
 }
 
 // Connect joins the bus as a user.
@@ -95,6 +137,11 @@ func (s *Site) write(ctx context.Context, otlp string, credentials []Credential)
 	port, err := freePort()
 	if err != nil {
 		return err
+	}
+	for _, n := range s.Nodes {
+		if !n.Server.Password.Equal(s.Postgres.Password) {
+			return fmt.Errorf("%s has another superuser than %s: start both with the same PostgreSQL", n.Name, s.Nodes[0].Name)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "admin.password"), []byte(s.Postgres.Password.Reveal()+"\n"), 0o600); err != nil {
 		return err
@@ -124,48 +171,88 @@ func (s *Site) write(ctx context.Context, otlp string, credentials []Credential)
 
 // roles creates each credential's role and .env with the same first password.
 func (s *Site) roles(ctx context.Context, credentials []Credential) error {
-	conn, err := s.Superuser(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	// These roles were there before Pawl: how they got their passwords is not its
-	// affair, and must not look as if it were.
-	for _, quiet := range []string{"log_statement = 'none'", "log_min_duration_statement = -1", "pg_stat_statements.track_utility = off"} {
-		if _, err := conn.Exec(ctx, "SET "+quiet); err != nil {
+	conns := map[string]*pgx.Conn{}
+	for _, n := range s.Nodes {
+		if n.ReplicaOf != "" {
+			continue
+		}
+		conn, err := s.quiet(ctx, n)
+		if err != nil {
 			return err
 		}
+		defer conn.Close(ctx)
+		conns[n.Name] = conn
 	}
 	for _, c := range credentials {
 		password, err := secret.Generate(secret.DefaultLength)
 		if err != nil {
 			return err
 		}
-		verifier, err := postgres.Verifier(password)
-		if err != nil {
-			return err
-		}
-		if _, err := conn.Exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgx.Identifier{c.DatabaseRole()}.Sanitize(), verifier.Reveal())); err != nil {
-			return fmt.Errorf("role of %s: %w", c.Name, err)
+		var verifier secret.String
+		for _, node := range s.on(c) {
+			if verifier.IsZero() || c.Salted {
+				if verifier, err = postgres.Verifier(password); err != nil {
+					return err
+				}
+			}
+			if _, err := conns[node].Exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", pgx.Identifier{c.DatabaseRole()}.Sanitize(), verifier.Reveal())); err != nil {
+				return fmt.Errorf("role of %s on %s: %w", c.Name, node, err)
+			}
 		}
 		if c.Own {
-			if err := s.setUpOwn(ctx, conn, c, password); err != nil {
+			if err := s.setUpOwn(ctx, conns[s.on(c)[0]], c, password); err != nil {
 				return fmt.Errorf("admin of %s: %w", c.Name, err)
 			}
 		}
-		if err := os.MkdirAll(filepath.Dir(s.Env(c.Name)), 0o700); err != nil {
-			return err
-		}
-		env, err := dotenv.Parse(fmt.Appendf(nil, "# settings of %s\nDB_USER=\nDB_PASSWORD=%s\n", c.Name, password.Reveal()))
-		if err != nil {
-			return err
-		}
-		_ = env.Set("DB_USER", c.DatabaseRole()) // a name that no .env file can hold is published elsewhere
-		if err := os.WriteFile(s.Env(c.Name), env.Bytes(), 0o600); err != nil {
+		if err := s.firstEnv(c, password); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// quiet connects as superuser. What comes now was there before Pawl: how it got
+// its password is not its affair, and must not look as if it were.
+func (s *Site) quiet(ctx context.Context, n Node) (*pgx.Conn, error) {
+	conn, err := s.SuperuserAt(ctx, n)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", n.Name, err)
+	}
+	for _, quiet := range []string{"log_statement = 'none'", "log_min_duration_statement = -1", "pg_stat_statements.track_utility = off"} {
+		if _, err := conn.Exec(ctx, "SET "+quiet); err != nil {
+			return nil, errors.Join(err, conn.Close(ctx))
+		}
+	}
+	return conn, nil
+}
+
+// on names the primaries that the credential's role is created on.
+func (s *Site) on(c Credential) []string {
+	if c.OwnCluster() != "" {
+		return []string{s.Nodes[0].Name}
+	}
+	if c.Nodes != nil {
+		return c.Nodes
+	}
+	var primaries []string
+	for _, n := range s.Nodes {
+		if n.ReplicaOf == "" {
+			primaries = append(primaries, n.Name)
+		}
+	}
+	return primaries
+}
+
+func (s *Site) firstEnv(c Credential, password secret.String) error {
+	if err := os.MkdirAll(filepath.Dir(s.Env(c.Name)), 0o700); err != nil {
+		return err
+	}
+	env, err := dotenv.Parse(fmt.Appendf(nil, "# settings of %s\nDB_USER=\nDB_PASSWORD=%s\n", c.Name, password.Reveal()))
+	if err != nil {
+		return err
+	}
+	_ = env.Set("DB_USER", c.DatabaseRole()) // a name that no .env file can hold is published elsewhere
+	return os.WriteFile(s.Env(c.Name), env.Bytes(), 0o600)
 }
 
 // Role is the database role of a credential.
@@ -184,7 +271,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-var pawlYAML = template.Must(template.New("pawl.yaml").Funcs(template.FuncMap{"quote": quote}).Parse(`
+var pawlYAML = template.Must(template.New("pawl.yaml").Funcs(template.FuncMap{"quote": quote, "join": func(s []string) string { return strings.Join(s, ", ") }}).Parse(`
 nats: {listen: "127.0.0.1:{{.NATS}}"}
 telemetry: {metrics: "127.0.0.1:0"{{if .OTLP}}, otlp: {{quote .OTLP}}{{end}}}
 environments:
@@ -194,7 +281,9 @@ clusters:
     environment: test
     admin: {user: postgres, password_file: admin.password, sslmode: disable}
     nodes:
-      primary: {host: 127.0.0.1, port: {{.Site.Postgres.Port}}}
+{{- range .Site.Nodes}}
+      {{.Name}}: {host: {{.Address.Host}}, port: {{.Address.Port}}{{with .ReplicaOf}}, replica_of: {{.}}{{end}}}
+{{- end}}
 {{- range .Credentials}}{{if .OwnCluster}}
   of-{{.Name}}: {{.OwnCluster}}
 {{- end}}{{end}}
@@ -202,6 +291,9 @@ credentials:
 {{- range .Credentials}}
   {{.Name}}:
     cluster: {{if .OwnCluster}}of-{{.Name}}{{else}}main{{end}}
+{{- with .Nodes}}
+    nodes: [{{join .}}]
+{{- end}}
     database: postgres
     role: {{quote .DatabaseRole}}
     strategy: {{.Strategy}}
