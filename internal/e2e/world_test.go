@@ -165,11 +165,18 @@ func (w *world) startFleet(replicas int) {
 	}
 	t.Cleanup(rotator.NATS.Close)
 	w.sealed = sealed.NewStore(rotator, saga.DBRotator, keys)
+	w.newAdmin()
+}
+
+// newAdmin looks at the first node as Pawl does.
+func (w *world) newAdmin() {
+	w.t.Helper()
 	cluster := w.site.Inventory.Clusters["main"]
+	var err error
 	if w.admin, err = postgres.NewAdmin(cluster.Nodes["primary"], cluster.Admin, nil); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	t.Cleanup(w.admin.Close)
+	w.t.Cleanup(w.admin.Close)
 }
 
 // dial tries until the server answers and the last of its streams is there.

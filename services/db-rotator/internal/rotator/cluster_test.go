@@ -23,7 +23,7 @@ import (
 // file; TestMain stops them.
 var workers = sync.OnceValue(func() error {
 	for range 2 {
-		s, err := pgserver.Start(context.Background(), pgserver.Options{NoSync: true})
+		s, err := pgserver.Start(context.Background(), pgserver.Options{NoSync: true, Settings: loud})
 		if err != nil {
 			return err
 		}
@@ -48,6 +48,7 @@ func newCluster(t *testing.T, role, strategy string) *cluster {
 		t.Fatal(err)
 	}
 	w := &cluster{world: bareWorld(t, role, strategy), servers: append([]*pgserver.Server{server}, started...)}
+	w.others = started
 	password, _ := newPassword(t)
 	w.publish(role, password)
 	w.credential.Nodes = nil

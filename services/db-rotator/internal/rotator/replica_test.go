@@ -2,6 +2,7 @@ package rotator
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,25 @@ type followed struct {
 
 func newFollowed(t *testing.T, role, strategy, delay string) *followed {
 	t.Helper()
-	start := func(s *pgserver.Server, err error) *pgserver.Server {
+	w := &followed{}
+	w.primary = running(t)(pgserver.Start(t.Context(), pgserver.Options{NoSync: true, Settings: loud}))
+	w.standby = running(t)(w.primary.Standby(t.Context(), pgserver.Options{NoSync: true, Settings: map[string]string{"recovery_min_apply_delay": delay}}))
+	w.world = bareWorld(t, role, strategy)
+	w.others = []*pgserver.Server{w.primary, w.standby}
+	c := w.credential
+	c.Nodes = []inventory.Node{{Name: "coordinator", Host: w.primary.Host, Port: w.primary.Port}}
+	c.Cluster.Nodes = map[string]inventory.Node{"coordinator": c.Nodes[0],
+		"replica": {Name: "replica", Host: w.standby.Host, Port: w.standby.Port, ReplicaOf: "coordinator"}}
+	password, verifier := newPassword(t)
+	(&cluster{world: w.world}).on(w.primary, `CREATE ROLE "`+role+`" LOGIN PASSWORD '`+verifier.Reveal()+"'")
+	w.publish(role, password)
+	w.adopt()
+	return w
+}
+
+// running stops a server that was started when the test ends.
+func running(t *testing.T) func(*pgserver.Server, error) *pgserver.Server {
+	return func(s *pgserver.Server, err error) *pgserver.Server {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -32,18 +51,6 @@ func newFollowed(t *testing.T, role, strategy, delay string) *followed {
 		})
 		return s
 	}
-	w := &followed{world: bareWorld(t, role, strategy)}
-	w.primary = start(pgserver.Start(t.Context(), pgserver.Options{NoSync: true}))
-	w.standby = start(w.primary.Standby(t.Context(), pgserver.Options{NoSync: true, Settings: map[string]string{"recovery_min_apply_delay": delay}}))
-	c := w.credential
-	c.Nodes = []inventory.Node{{Name: "coordinator", Host: w.primary.Host, Port: w.primary.Port}}
-	c.Cluster.Nodes = map[string]inventory.Node{"coordinator": c.Nodes[0],
-		"replica": {Name: "replica", Host: w.standby.Host, Port: w.standby.Port, ReplicaOf: "coordinator"}}
-	password, verifier := newPassword(t)
-	(&cluster{world: w.world}).on(w.primary, `CREATE ROLE "`+role+`" LOGIN PASSWORD '`+verifier.Reveal()+"'")
-	w.publish(role, password)
-	w.adopt()
-	return w
 }
 
 // logsInAt tries the sealed login on one of the two.
@@ -180,5 +187,41 @@ func TestStandbyThatIsPromotedLateIsRepaired(t *testing.T) {
 	w.expectNotes("history changed", "repaired")
 	if err := f.logsInAt(f.standby, w.newest.ID); err != nil {
 		t.Errorf("after the repair: %v", err)
+	}
+}
+
+// TestAlterSurvivesACrashWhereTheAdminCommitsLazily: the role says
+// synchronous_commit off, and the WAL writer is never in time.
+func TestAlterSurvivesACrashWhereTheAdminCommitsLazily(t *testing.T) {
+	for _, flow := range []string{saga.Alternating, saga.InPlace} {
+		settings := maps.Clone(loud)
+		settings["wal_writer_delay"], settings["synchronous_commit"] = "10s", "off"
+		s := running(t)(pgserver.Start(t.Context(), pgserver.Options{NoSync: true, Settings: settings}))
+		w := bareWorld(t, "lazy "+flow, flow)
+		w.others = []*pgserver.Server{s}
+		w.credential.Nodes = []inventory.Node{{Name: "coordinator", Host: s.Host, Port: s.Port}}
+		password, verifier := newPassword(t)
+		at := &cluster{world: w}
+		at.on(s, `CREATE ROLE "`+w.credential.Role+`" LOGIN PASSWORD '`+verifier.Reveal()+"'")
+		at.on(s, "ALTER ROLE postgres SET synchronous_commit = off")
+		w.publish(w.credential.Role, password)
+		w.adopt()
+		r := w.next(flow)
+		w.do(w.Stage, r, saga.Staged)
+		if err := s.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		e := w.envelope(r.ID)
+		to := target(e.User, e.Password)
+		to.Host, to.Port = s.Host, s.Port
+		conn, err := postgres.Login(t.Context(), to)
+		if err != nil {
+			t.Errorf("%s: what was staged is gone: %v", flow, err)
+			continue
+		}
+		conn.Close(t.Context())
 	}
 }
