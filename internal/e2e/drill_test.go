@@ -63,8 +63,12 @@ func (k kind) credential(name string, apps *site.Apps) site.Credential {
 // prepare runs what precedes the drilled rotation.
 func (k kind) prepare(ctx context.Context, w *world, credential string) error {
 	for _, action := range k.before {
-		if _, err := w.client.Do(ctx, credential, action); err != nil {
-			return err
+		for done := false; !done; { // its time may have been up while other drills had the services killed
+			log, err := w.client.Do(ctx, credential, action)
+			if err != nil {
+				return err
+			}
+			done = log.Find(saga.Completed) != nil
 		}
 	}
 	if k.fails {

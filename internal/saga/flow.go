@@ -74,7 +74,7 @@ var Flows = []Flow{
 		Undo: []Step{
 			{Name: "restore", Owner: SecretPublisher, Emits: Restored, Undoes: "publish", Deadline: 1 * time.Minute, Does: "write the old login back to every sink"},
 			{Name: "rerestart", Owner: Restarter, Emits: Rerestarted, Undoes: "restart", Deadline: 10 * time.Minute, Does: "make every consumer read the old login again"},
-			{Name: "unstage", Owner: DBRotator, Emits: Unstaged, Undoes: "stage", Deadline: 1 * time.Minute, Does: "put the idle login back exactly as it was"},
+			{Name: "unstage", Owner: DBRotator, Emits: Unstaged, Undoes: "stage", Deadline: 1 * time.Minute, Does: "once nobody comes with it any more, put the idle login back exactly as it was"},
 			{Name: "roll back", Owner: Scheduler, Emits: RolledBack, Deadline: 1 * time.Minute, Does: "end the rotation"},
 		},
 		Tail: []Step{erase},

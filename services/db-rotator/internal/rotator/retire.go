@@ -40,7 +40,7 @@ func (o *Rotator) refuse(ctx context.Context, r *service.Rotation, phase int, lo
 	if login == stays.User {
 		return nil, saga.Permanentf("%q is the login that stays", login)
 	}
-	if err := o.drained(ctx, r, login); err != nil {
+	if err := o.drained(ctx, r, login, drain(r)); err != nil {
 		return nil, err
 	}
 	err := o.change(ctx, r, "refuse login", phase, func(ctx context.Context, s *primary, tx *postgres.Tx) error {
@@ -85,10 +85,9 @@ func working(ctx context.Context, tx *postgres.Tx, envelope *sealed.Credential) 
 	return nil
 }
 
-// drained returns *saga.NotYet until the login has been unused for the drain
-// window on every node.
-func (o *Rotator) drained(ctx context.Context, r *service.Rotation, login string) error {
-	window := drain(r)
+// drained returns *saga.NotYet until the login has been unused for the window on
+// every node.
+func (o *Rotator) drained(ctx context.Context, r *service.Rotation, login string, window time.Duration) error {
 	every := poll(window)
 	var mu sync.Mutex
 	var waits []error

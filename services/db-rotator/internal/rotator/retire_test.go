@@ -217,3 +217,21 @@ func TestEraseLeavesALoginThatIsNotOursAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoReadTheSinkJustBeforeItWasRestoredIsLetIn: the idle login is put back
+// only once nobody has come with it for a while.
+func TestWhoReadTheSinkJustBeforeItWasRestoredIsLetIn(t *testing.T) {
+	w := newWorld(t, "late reader", saga.Alternating)
+	r := w.next(saga.Alternating)
+	w.do(w.Stage, r, saga.Staged)
+	back := w.rotation(r.ID, saga.Alternating, r.Requested().GetGeneration(), saga.Staged, saga.PublishFailed, saga.Restored)
+	back.Requested().Drain = durationpb.New(time.Hour)
+	_, err := w.Unstage(t.Context(), back)
+	if waits := new(saga.NotYet); !errors.As(err, &waits) || waits.Again > grace {
+		t.Fatalf("put back at once: %v", err)
+	}
+	w.logsIn(w.envelope(r.ID), "")
+	back.Requested().Drain = durationpb.New(0)
+	w.do(w.Unstage, back, saga.Unstaged)
+	w.logsIn(w.envelope(r.ID), postgres.WrongPassword)
+}

@@ -41,7 +41,27 @@ func (o *Rotator) Unstage(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	if err != nil {
 		return nil, err
 	}
+	if err := o.lateReaders(ctx, r, envelope.User); err != nil {
+		return nil, err
+	}
 	return o.putBack(ctx, r, envelope)
+}
+
+// grace is for those who read a sink just before it was restored, and log in
+// with what they have read.
+const grace = 5 * time.Second
+
+// lateReaders waits for them, or for the drain window where that is shorter,
+// once the new login may have been published beside one that still works.
+func (o *Rotator) lateReaders(ctx context.Context, r *service.Rotation, login string) error {
+	if _, staged := r.State.Has(saga.Staged); !staged || !alternating(r) {
+		return nil
+	}
+	err := o.drained(ctx, r, login, min(drain(r), grace))
+	if errors.As(err, new(*postgres.FencedOff)) { // the node has lost the stage, or is ahead: putBack tells which
+		return nil
+	}
+	return err
 }
 
 // putBack makes the login what it was before the envelope's rotation, exactly.
