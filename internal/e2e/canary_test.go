@@ -90,7 +90,9 @@ func (w *world) places(ctx context.Context) ([]place, error) {
 		return strings.HasSuffix(path, "/.env") || strings.HasSuffix(path, "/admin.json")
 	}
 	all := files("file of the installation", w.site.Dir, rightful) // NATS store, logs, backups, keys, configuration
-	all = append(all, files("file of PostgreSQL", filepath.Dir(w.site.Postgres.LogFile), func(path string) bool { return path != w.site.Postgres.LogFile })...)
+	for _, n := range w.site.Nodes {
+		all = append(all, files("file of PostgreSQL", filepath.Dir(n.Server.LogFile), func(path string) bool { return path != n.Server.LogFile })...)
+	}
 	all = append(all, place{"spans", func() ([]byte, error) { return w.spans.all(), nil }})
 	for name, address := range w.fleet.Metrics() {
 		all = append(all, place{"metrics of " + name, func() ([]byte, error) { return get(ctx, "http://"+address+"/metrics") }})

@@ -26,6 +26,7 @@ type kind struct {
 	end      saga.Event
 	first    saga.Event // where the drilled part begins: earlier points belong to another kind
 	own      bool       // the credential is Pawl's own admin's
+	cluster  bool       // on every node of the cluster, not on the first alone
 }
 
 const (
@@ -47,6 +48,8 @@ var kinds = []kind{
 	{name: "undo-alternating", strategy: "alternating", before: []pawlv1.Action{adopt, rotate}, action: rollback, keep: "1h", end: saga.RolledBack},
 	{name: "own-admin", strategy: "alternating", own: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.Completed},
 	{name: "own-admin-back", strategy: "alternating", own: true, fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
+	{name: "cluster", strategy: "alternating", cluster: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.Completed},
+	{name: "cluster-back", strategy: "in-place", cluster: true, fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
 	{name: "undo-in-place", strategy: "in-place", before: []pawlv1.Action{adopt, rotate}, action: rollback, keep: "1h", end: saga.RolledBack},
 }
 
@@ -54,6 +57,9 @@ var kinds = []kind{
 // role is given a comment, so that adoption still passes.
 func (k kind) credential(name string, apps *site.Apps) site.Credential {
 	c := site.Credential{Name: name, Strategy: k.strategy, Keep: k.keep, Drain: drainWindow.String(), Restart: apps.RestartYAML(name), Own: k.own}
+	if !k.cluster {
+		c.Nodes = []string{"primary"}
+	}
 	if k.fails {
 		c.Probes = []string{fmt.Sprintf("SELECT 1/(CASE WHEN shobj_description('%s'::regrole, 'pg_authid') = 'refuse' THEN 0 ELSE 1 END)", site.Role(name))}
 	}
@@ -114,7 +120,11 @@ func points(log bus.Log, k kind) []string {
 
 // check asserts what must hold after any rotation, whatever happened during it.
 func (w *world) check(ctx context.Context, credential string, log bus.Log, strategy string) error {
-	return errors.Join(legal(log), w.agree(ctx, credential, log, strategy))
+	faults := []error{legal(log), w.agree(ctx, credential, log, strategy)}
+	if nodes := w.site.Inventory.Credentials[credential].Nodes; len(nodes) > 1 && len(w.site.Nodes) >= len(nodes) {
+		faults = append(faults, w.everywhere(ctx, credential))
+	}
+	return errors.Join(faults...)
 }
 
 // legal replays the log: each event must have been the one due, or have turned

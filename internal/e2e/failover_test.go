@@ -252,7 +252,7 @@ func promotedAt(t *testing.T, d drill) {
 }
 
 // held waits until a process has stopped at the point.
-func (w *failover) held(credential, point string) {
+func (w *world) held(credential, point string) {
 	w.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -77,12 +77,21 @@ func (d *deck) deal(k kind, what string, points ...string) drill {
 // TestCrashesAtEveryPoint is the proof that no crash loses a credential. One
 // installation serves its parts, which in a sample are drawn by seed.
 func TestCrashesAtEveryPoint(t *testing.T) {
-	w := newWorld(t, 2, layOut)
+	w := newWorldOn(t, 2, twoNodes(t), func(apps *site.Apps) []site.Credential { return layOut(apps, nil) })
 	d := &deck{crashPoints(w), map[string]int{}}
 	t.Run("OwnerDiesBeforeAndAfterEachEffectAndAppend", func(t *testing.T) { w.in(t).atOnce(ownerDies(w, d)) })
 	t.Run("SecondCrashDuringRecovery", func(t *testing.T) { w.in(t).atOnce(diesTwice(w, d)) })
 	t.Run("AdminFindsAnOlderFileOfItsOwnLogin", func(t *testing.T) { olderFile(w.in(t), d) })
 	t.Run("ZombieWakesAfterItsStepWasTakenOver", func(t *testing.T) { w.in(t).atOnce(zombies(w, d)) })
+}
+
+// twoNodes is a primary, a worker, and the worker's replica.
+func twoNodes(t *testing.T) []site.Node {
+	t.Helper()
+	primary := running(t)(pgserver.Start(t.Context(), pgserver.Options{Settings: loudestLogging()}))
+	worker := running(t)(pgserver.Start(t.Context(), pgserver.Options{Settings: loudestLogging()}))
+	return []site.Node{{Name: "primary", Server: primary}, {Name: "worker", Server: worker},
+		{Name: "replica", Server: running(t)(worker.Standby(t.Context(), pgserver.Options{})), ReplicaOf: "worker"}}
 }
 
 func ownerDies(w *world, d *deck) (drills []drill) {

@@ -117,10 +117,17 @@ func newWorld(t *testing.T, replicas int, layOut func(*site.Apps, *pgserver.Serv
 			t.Error(err)
 		}
 	})
+	return newWorldOn(t, replicas, []site.Node{{Name: "primary", Server: server}}, func(apps *site.Apps) []site.Credential { return layOut(apps, server) })
+}
+
+// newWorldOn does so on servers that run already, of which one is "primary".
+func newWorldOn(t *testing.T, replicas int, nodes []site.Node, layOut func(*site.Apps) []site.Credential) *world {
+	t.Helper()
 	w := &world{t: t, apps: site.NewApps(), random: newRandom(t), seen: &sightings{secrets: map[string]bool{}}}
 	t.Cleanup(w.apps.Close)
 	w.spans = newCollector(t)
-	if w.site, err = site.New(t.Context(), t.TempDir(), server, w.spans.server.URL, layOut(w.apps, server)); err != nil {
+	var err error
+	if w.site, err = site.NewCluster(t.Context(), t.TempDir(), nodes, w.spans.server.URL, layOut(w.apps)); err != nil {
 		t.Fatal(err)
 	}
 	w.apps.Use(w.site)

@@ -87,6 +87,26 @@ func (c *Console) Reconnect(ctx context.Context, database string) error {
 	return err
 }
 
+// CloseIdle has server connections of every pool closed once they have been idle
+// for about a second, until undo is called; a RELOAD undoes it, too. Those that
+// clients hold, or that are just being opened, are left alone: RECONNECT breaks
+// the latter, and the clients that wait for them.
+func (c *Console) CloseIdle(ctx context.Context) (undo func(context.Context) error, err error) {
+	settings, err := c.Config(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const name = "server_idle_timeout"
+	set := func(ctx context.Context, value string) error {
+		_, err := c.run(ctx, "SET "+name+" = '"+value+"'")
+		return err
+	}
+	if err := set(ctx, "1"); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error { return set(ctx, settings[name]) }, nil
+}
+
 // Config returns the settings.
 func (c *Console) Config(ctx context.Context) (map[string]string, error) {
 	rows, err := c.run(ctx, "SHOW CONFIG")

@@ -26,13 +26,14 @@ type Apps struct {
 
 	mu       sync.Mutex
 	sessions map[string]*pgx.Conn
+	pools    map[string]*Pool
 	shared   map[string][]string // by application: the credentials that it uses
 	restarts map[string]int      // by credential, or by application
 }
 
 // NewApps listens; give RestartYAML's result to the credentials, then Use and Start.
 func NewApps() *Apps {
-	a := &Apps{sessions: map[string]*pgx.Conn{}, shared: map[string][]string{}, restarts: map[string]int{}}
+	a := &Apps{sessions: map[string]*pgx.Conn{}, pools: map[string]*Pool{}, shared: map[string][]string{}, restarts: map[string]int{}}
 	a.server = httptest.NewServer(http.HandlerFunc(a.restart))
 	return a
 }
@@ -104,7 +105,11 @@ func (a *Apps) restart(w http.ResponseWriter, r *http.Request) {
 func (a *Apps) reopen(ctx context.Context, name string) error {
 	a.mu.Lock()
 	credentials, shared := a.shared[name]
+	pool := a.pools[name]
 	a.mu.Unlock()
+	if pool != nil {
+		return pool.reopen(ctx)
+	}
 	if !shared {
 		return a.login(ctx, name, name+"-app")
 	}

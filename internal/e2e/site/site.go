@@ -40,6 +40,7 @@ type Credential struct {
 	Port     uint16   // of the node as Pawl sees it; default: the server's own
 	Restart  string   // YAML of the consumer's restart; empty: no consumer
 	Consumer string   // its name; default: Name and -app
+	Pooler   string   // YAML of the restart of a pooler before the server; empty: none
 	Group    string   // default: none
 	Login    string   // the database role; default: Role(Name)
 	Cluster  string   // YAML of a cluster of its own; default: main, or by Port
@@ -308,7 +309,10 @@ credentials:
     consumers:
       - name: {{or .Consumer (printf "%s-app" .Name)}}
         restart: {{.Restart}}
-{{- end}}
+{{- with .Pooler}}
+      - name: pooler
+        restart: {{.}}
+{{- end}}{{end}}
 {{- if .Probes}}
     verify:
 {{- range .Probes}}

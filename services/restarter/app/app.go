@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/effect"
@@ -90,8 +89,11 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 // that it was restarted.
 func (a *app) restart(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (shown string, err error) {
 	cause := restart.Cause{
-		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At, Logins: a.logins(r, consumer),
+		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At,
 		Show: func(text string) { shown = text },
+	}
+	if cause.Left, cause.Changed, err = a.moved(ctx, r, consumer); err != nil {
+		return "", err
 	}
 	gate := health.New(consumer.Health, a.dir, cause.Environ())
 	if !gate.IsZero() {
@@ -114,16 +116,39 @@ func (a *app) restart(ctx context.Context, r *service.Rotation, consumer invento
 	return shown, nil
 }
 
-// logins lists the credential's, the one that the rotation is about, since the
-// strategy may have changed, and those of the others that share the consumer.
-func (a *app) logins(r *service.Rotation, consumer inventory.Consumer) []string {
-	all := r.Credential.Logins()
-	for _, name := range a.inventory.Sharing(consumer.Name, r.Requested().GetGroup()) {
-		all = append(all, a.inventory.Credentials[name].Logins()...)
+// moved tells which logins the rotation leaves behind, and of which the password
+// changed, those of the others that share the consumer among them.
+func (a *app) moved(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (left, changed []string, err error) {
+	add := func(begin *pawlv1.Requested, staged string) {
+		before, after := begin.GetBasisUser(), staged
+		switch {
+		case begin.GetAction() == pawlv1.Action_ACTION_ROLLBACK:
+			after = begin.GetRestoresUser()
+		case r.Step.Undoes != "":
+			before, after = after, before
+		}
+		switch {
+		case before == "" || after == "": // nothing was staged
+		case before == after:
+			changed = append(changed, after)
+		default:
+			left = append(left, before)
+		}
 	}
-	all = append(all, r.Staged().GetUser(), r.Requested().GetBasisUser())
-	slices.Sort(all)
-	return slices.DeleteFunc(slices.Compact(all), func(user string) bool { return user == "" })
+	add(r.Requested(), r.Staged().GetUser())
+	for _, name := range a.inventory.Sharing(consumer.Name, r.Requested().GetGroup()) {
+		if name == r.Credential.Name {
+			continue
+		}
+		p, err := a.peer(ctx, r.ID, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if staged := p.log.Find(saga.Staged); staged != nil {
+			add(p.log.Records[0].Body.GetRequested(), staged.Body.GetStaged().GetUser())
+		}
+	}
+	return left, changed, nil
 }
 
 func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {

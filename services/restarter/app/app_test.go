@@ -106,7 +106,7 @@ func TestSummaryTellsWhatShowsARestartAlsoAfterARetry(t *testing.T) {
 	}
 	p.Stop() // it is not asked again
 	event, err := do(t.Context(), s, r)
-	if err != nil || event.GetSummary() != "2 consumers restarted; pooler: 0 server connections recycled" {
+	if err != nil || event.GetSummary() != "2 consumers restarted; pooler: no login of it has moved" {
 		t.Errorf("%q, %v", event.GetSummary(), err)
 	}
 }

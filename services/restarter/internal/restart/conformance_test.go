@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { consumer.Main(m) }
 const canary = "Zk3Qp9Lm2Xv7Bn4Tc8Rw1Ys6Hd5Gf0Ja"
 
 func cause() Cause {
-	return Cause{Credential: "shop", Rotation: "r1", Step: "restart", Consumer: "api", At: time.Now(), Logins: []string{"app", "app_b"}, Show: func(string) {}}
+	return Cause{Credential: "shop", Rotation: "r1", Step: "restart", Consumer: "api", At: time.Now(), Changed: []string{"app", "app_b"}, Show: func(string) {}}
 }
 
 // fixture is one kind with a real consumer.

@@ -2,6 +2,7 @@ package restart
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -125,22 +126,61 @@ func aPgbouncer(t *testing.T) fixture {
 	}
 }
 
-func TestReconnectLeavesNoServerConnectionOfTheIdleLogin(t *testing.T) {
+func TestNoServerConnectionOfALoginThatIsLeftStays(t *testing.T) {
 	p := newPooled(t, 20*time.Second)
+	pids := map[string]int{}
+	clients := map[string]*pgx.Conn{}
 	for _, user := range []string{"app", "app_b", "other"} {
-		p.ask(p.client(user), "")
+		clients[user] = p.client(user)
+		pids[user] = p.ask(clients[user], "")
 	}
+	p.ask(clients["app_b"], "BEGIN") // in use: it must stay
 	said := ""
 	c := cause()
-	c.Show = func(text string) { said = text }
+	c.Left, c.Changed, c.Show = []string{"app"}, nil, func(text string) { said = text }
 	if err := p.kind.Restart(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if p.backends("app")+p.backends("app_b") > 0 || said != "2 server connections recycled" {
-		t.Errorf("%d and %d are left; %q", p.backends("app"), p.backends("app_b"), said)
+	if p.backends("app") > 0 || said != "1 server connections closed" {
+		t.Errorf("%d are left; %q", p.backends("app"), said)
 	}
-	if p.kind.Restart(t.Context(), c) != nil || said != "0 server connections recycled" {
-		t.Errorf("a second time: %q", said)
+	if p.ask(clients["app_b"], "COMMIT") != pids["app_b"] {
+		t.Error("a connection of the login that is used was closed")
+	}
+	settings, err := p.pool.Open(t).Config(t.Context())
+	if err != nil || settings["server_idle_timeout"] != "600" {
+		t.Errorf("server_idle_timeout is left at %s (%v)", settings["server_idle_timeout"], err)
+	}
+}
+
+// TestClientsThatAreJustBeingLetInAreNotFailed: RECONNECT would fail them.
+func TestClientsThatAreJustBeingLetInAreNotFailed(t *testing.T) {
+	p := newPooled(t, 20*time.Second)
+	p.ask(p.client("app"), "")
+	ctx, stop := context.WithCancel(t.Context())
+	failures := make(chan error, 8)
+	for range cap(failures) {
+		go func() {
+			var failed error
+			for ctx.Err() == nil && failed == nil {
+				var conn *pgx.Conn
+				if conn, failed = postgres.Login(context.Background(), p.pool.Target("app_b", canary, "postgres")); failed == nil {
+					_, failed = conn.Exec(context.Background(), "SELECT 1", pgx.QueryExecModeSimpleProtocol)
+					conn.Close(context.Background())
+				}
+			}
+			failures <- failed
+		}()
+	}
+	c := cause()
+	c.Left, c.Changed = []string{"app"}, nil
+	err := p.kind.Restart(t.Context(), c)
+	stop()
+	for range cap(failures) {
+		err = errors.Join(err, <-failures)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -24,7 +24,8 @@ type Kind interface {
 // Cause is what a restart is for.
 type Cause struct {
 	Credential, Rotation, Step, Consumer string
-	Logins                               []string // of the credential
+	Left                                 []string // logins that are not used from now on
+	Changed                              []string // logins of which the password changed
 	// Show takes what shows that the consumer was restarted, from kinds that can
 	// tell.
 	Show func(text string)
