@@ -157,6 +157,9 @@ func (w *world) agree(ctx context.Context, credential string, log bus.Log, strat
 			current = begin.GetRestores()
 		}
 	}
+	if current == "" { // an adoption that failed: there was nothing before it
+		return nil
+	}
 	held, err := w.sealed.Open(ctx, credential, current)
 	if err != nil {
 		return fmt.Errorf("sealed store: %w", err)

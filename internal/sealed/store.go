@@ -45,6 +45,9 @@ func NewStore(b *bus.Bus, self string, keys *Keys) *Store {
 // Open returns the credential sealed to this recipient under the rotation, or
 // ErrNotFound.
 func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credential, error) {
+	if !bus.ValidToken(rotation) {
+		return nil, fmt.Errorf("%s under %q for %s: %w", credential, rotation, s.self, ErrNotFound)
+	}
 	ctx, cancel := bus.Bound(ctx)
 	defer cancel()
 	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
