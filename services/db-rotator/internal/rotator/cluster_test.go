@@ -173,22 +173,50 @@ func TestNodeThatDiesHalfWayIsPutBackWithTheOthers(t *testing.T) {
 	}
 }
 
-// TestCommitCutOnOneNodeOfThree: the others' ALTERs landed; the one whose
-// answer was lost is looked at and made the same.
+// TestCommitCutOnOneNodeOfThree, in each step that changes a role: the others'
+// changes landed; the one whose answer was lost is looked at and made the same.
 func TestCommitCutOnOneNodeOfThree(t *testing.T) {
 	for side, where := range map[string]pgserver.Cut{"lost": pgserver.BeforeCommit, "landed": pgserver.AfterCommit} {
 		for _, flow := range []string{saga.Alternating, saga.InPlace} {
-			t.Run(flow+" "+side, func(t *testing.T) {
-				w := newCluster(t, "cut "+flow+" "+side, flow)
-				r := w.next(flow)
-				happened := w.cutters[1].Arm(where, "")
-				e := w.do(w.Stage, r, saga.Staged)
-				<-happened
-				w.expectSame(e.GetStaged().GetUser())
-				if got := slices.Sorted(maps.Keys(e.GetStaged().GetCommittedAt())); !slices.Equal(got, []string{"node-0", "node-1", "node-2"}) {
-					t.Errorf("committed at %v", got)
+			for _, step := range []string{"stage", "retire", "erase", "unstage"} {
+				if flow == saga.InPlace && step == "erase" {
+					continue // it changes no role
 				}
-			})
+				t.Run(flow+" "+step+" "+side, func(t *testing.T) { cutAt(t, flow, step, where) })
+			}
 		}
 	}
+}
+
+func cutAt(t *testing.T, flow, step string, where pgserver.Cut) {
+	w := newCluster(t, strings.Join([]string{"cut", flow, step, fmt.Sprint(where)}, " "), flow)
+	w.rotate(flow)
+	before := w.held()
+	r := w.next(flow)
+	var happened <-chan struct{}
+	cutIn := func(name string) {
+		if name == step {
+			happened = w.cutters[1].Arm(where, "")
+		}
+	}
+	cutIn("stage")
+	e := w.do(w.Stage, r, saga.Staged)
+	if got := slices.Sorted(maps.Keys(e.GetStaged().GetCommittedAt())); !slices.Equal(got, []string{"node-0", "node-1", "node-2"}) {
+		t.Errorf("committed at %v", got)
+	}
+	if step == "unstage" {
+		cutIn("unstage")
+		w.do(w.Unstage, w.rotation(r.ID, flow, r.Requested().GetGeneration(), saga.StageFailed), saga.Unstaged)
+		if !slices.Equal(w.held(), before) {
+			t.Error("not every node is as it was")
+		}
+	} else {
+		cutIn("retire")
+		w.do(w.Retire, r, saga.Retired)
+		cutIn("erase")
+		w.do(w.Erase, w.completed(r), saga.Erased)
+		w.logsIn(w.envelope(r.ID), "")
+		w.expectSame(e.GetStaged().GetUser())
+	}
+	<-happened
 }
