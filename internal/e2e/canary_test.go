@@ -216,7 +216,7 @@ func (w *world) collect(ctx context.Context) error {
 
 // scan fails the test where a secret has leaked.
 func (w *world) scan() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	found, looked, err := w.leaks(ctx)
 	switch {

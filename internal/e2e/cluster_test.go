@@ -115,7 +115,7 @@ func TestClusterTurnsUnderLoad(t *testing.T) {
 	for _, n := range w.site.Nodes {
 		oracles[n.Name] = w.site.WatchAt(t.Context(), n.Direct(), "busy", 25*time.Millisecond, time.Second)
 	}
-	for range 3 {
+	for range 2 {
 		w.turns("busy")
 	}
 	for name, o := range oracles {
@@ -143,7 +143,7 @@ func TestDeadWorker(t *testing.T) {
 	slices.SortFunc(cases, func(a, b [2]string) int { return strings.Compare(a[0]+a[1], b[0]+b[1]) })
 	w := clusterWorld(t, func(apps *site.Apps, _ []site.Node) (all []site.Credential) {
 		add := func(name, strategy string) {
-			all = append(all, site.Credential{Name: name, Strategy: strategy, Salted: true, Drain: drainWindow.String(), Restart: apps.RestartYAML(name)})
+			all = append(all, site.Credential{Name: name, Strategy: strategy, Drain: drainWindow.String(), Restart: apps.RestartYAML(name)})
 		}
 		add("before", "alternating")
 		for _, c := range cases {
@@ -152,7 +152,7 @@ func TestDeadWorker(t *testing.T) {
 		return all
 	})
 	t.Run("refused while it is down", func(t *testing.T) { w.in(t).downBefore("before") })
-	for _, i := range w.random.Perm(len(cases))[:sample(len(cases), 2)] {
+	for _, i := range w.random.Perm(len(cases))[:sample(len(cases), 1)] {
 		strategy, when := cases[i][0], cases[i][1]
 		t.Run(strategy+" "+when, func(t *testing.T) {
 			if when == "verified" {

@@ -190,7 +190,7 @@ func deathsIn(logs []bus.Log) (all [][2]string) {
 // are killed: each member ends as it should, in the database, in the files and
 // in the store, and the application restarts once.
 func TestCredentialsOfOneApplicationTurnTogether(t *testing.T) {
-	n := 6
+	n := 3
 	if *full {
 		n = 200
 	}

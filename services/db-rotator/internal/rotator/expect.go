@@ -43,6 +43,12 @@ func (o *Rotator) expect(ctx context.Context, c *inventory.Credential, log bus.L
 	case state.Open() && staged && state.Failed == nil:
 		current = bus.Current{Rotation: log.Rotation, User: log.Find(saga.Staged).Body.GetStaged().GetUser()}
 		e.fence.Phase = phaseBegin
+		if _, retired := state.Has(saga.Retired); retired {
+			e.fence.Phase = phaseRetire
+			if state.Flow.Name == saga.Alternating {
+				e.idle = begin.GetBasisUser()
+			}
+		}
 	case state.Open() || current.Rotation == "":
 		return nil, nil
 	case state.Flow.Name == saga.Adopt:

@@ -213,6 +213,24 @@ func TestBothAreExpectedDuringARotation(t *testing.T) {
 	w.logsIn(w.envelope(w.basis), "")
 }
 
+func TestLostRetirementIsDoneAgainBeforeItIsConfirmed(t *testing.T) {
+	w := newReconciling(t, "lost retirement", saga.Alternating)
+	w.turn(saga.Alternating)
+	older := w.at()
+	r := w.next(saga.Alternating)
+	w.do(w.Stage, r, saga.Staged)
+	w.do(w.Retire, r, saga.Retired)
+	now := w.at()
+	w.newest = w.rotation(r.ID, saga.Alternating, r.Requested().GetGeneration(), saga.Staged, saga.Published, saga.Restarted, saga.Verified, saga.Retired)
+	maps.Copy(w.newest.Events, r.Events)
+	w.sql(older...)
+	w.pass(t.Context(), true)
+	w.expectNotes("repaired")
+	if !slices.Equal(w.at(), now) {
+		t.Error("not as it was before the loss")
+	}
+}
+
 func TestRepairGivesWayToANewRotation(t *testing.T) {
 	w := newReconciling(t, "gives way", saga.InPlace)
 	older := w.at()
