@@ -60,8 +60,12 @@ func TestMissingRightToReadVerifiersIsNamed(t *testing.T) {
 
 // finding looks for a line that says text.
 func finding(lines []*pawlv1.Check, refused bool, text string) bool {
+	return findingOn(node, lines, refused, text)
+}
+
+func findingOn(target string, lines []*pawlv1.Check, refused bool, text string) bool {
 	for _, line := range lines {
-		if line.GetRefused() == refused && strings.Contains(line.GetFinding(), text) && line.GetTarget() == node && line.GetService() == saga.Verifier {
+		if line.GetRefused() == refused && strings.Contains(line.GetFinding(), text) && line.GetTarget() == target && line.GetService() == saga.Verifier {
 			return true
 		}
 	}

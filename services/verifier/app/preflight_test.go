@@ -83,7 +83,7 @@ func TestPreflightFindsALineOfOneLogin(t *testing.T) {
 		"one let in by trust from here": {[]string{"host all " + next + " 127.0.0.1/32 trust"}, fmt.Sprintf("lets %q in by trust", b.user())},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pgtest.HBA(t, h.lines...)
+			pgtest.HBA(t, pgtest.Server, h.lines...)
 			if h.says == "" {
 				b.admits(t)
 			} else {
@@ -95,7 +95,7 @@ func TestPreflightFindsALineOfOneLogin(t *testing.T) {
 		role := pgtest.Name()
 		pgtest.Create(t, role, "")
 		c.Role = role
-		pgtest.HBA(t, `host all +"`+role+`" 127.0.0.1/32 scram-sha-256`, `host all "`+role+`_b" 127.0.0.1/32 trust`)
+		pgtest.HBA(t, pgtest.Server, `host all +"`+role+`" 127.0.0.1/32 scram-sha-256`, `host all "`+role+`_b" 127.0.0.1/32 trust`)
 		b.admits(t)
 	})
 }

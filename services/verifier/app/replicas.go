@@ -103,7 +103,7 @@ func (a *app) checkReplica(ctx context.Context, c *inventory.Credential, s, lead
 	case s.delay > maxLag:
 		r.refuse("recovery_min_apply_delay is %v, and a rotation waits for replicas at most %v: lower it, or take the replica out of pawl.yaml", s.delay, maxLag)
 	default:
-		a.checkLag(ctx, c, s, lead)
+		a.checkLag(ctx, c, s, lead, maxLag)
 	}
 }
 
@@ -113,7 +113,7 @@ const lag = `SELECT extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact
 // checkLag lets the replica catch up for a moment: how old its newest change is
 // says nothing where it has them all, and next to nothing where a primary that
 // was idle has just begun to write.
-func (a *app) checkLag(ctx context.Context, c *inventory.Credential, s, lead *standing) {
+func (a *app) checkLag(ctx context.Context, c *inventory.Credential, s, lead *standing, bearable time.Duration) {
 	observer, err := a.accounts.on(c, s.node, c.Cluster.Observer)
 	if err != nil {
 		s.report.refuse("%v", err)
@@ -136,8 +136,8 @@ func (a *app) checkLag(ctx context.Context, c *inventory.Credential, s, lead *st
 	switch {
 	case err != nil:
 		s.report.refuse("%v", probe.Explain("read how late it is", err))
-	case late > maxLag:
-		s.report.refuse("is %v late, with %d bytes of WAL yet to replay, and a rotation waits for replicas at most %v: wait until it has caught up, or take it out of pawl.yaml", late, behind.Bytes, maxLag)
+	case late > bearable:
+		s.report.refuse("is %v late, with %d bytes of WAL yet to replay, and a rotation waits for replicas at most %v: wait until it has caught up, or take it out of pawl.yaml", late, behind.Bytes, bearable)
 	default:
 		s.report.find("warning: is %v late: each step waits for it", late)
 	}

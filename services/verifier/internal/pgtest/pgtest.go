@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,6 +48,25 @@ func Name() string { return fmt.Sprintf("App %d", roles.Add(1)) }
 
 // Quote writes an identifier.
 func Quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+var standbys sync.Mutex
+
+// Standby starts a standby of the server, for one test.
+func Standby(t *testing.T, of *pgserver.Server, settings map[string]string) *pgserver.Server {
+	t.Helper()
+	standbys.Lock() // the first makes the role that all stream as
+	standby, err := of.Standby(t.Context(), pgserver.Options{NoSync: true, Settings: settings})
+	standbys.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := standby.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return standby
+}
 
 // Create makes a login with Password; options follow the name.
 func Create(t *testing.T, name, options string) {
@@ -93,6 +113,32 @@ func SuperIn(t *testing.T, database string) *pgx.Conn {
 	return login(t, target)
 }
 
+// SuperOn logs in as the superuser of another server.
+func SuperOn(t *testing.T, server *pgserver.Server) *pgx.Conn {
+	t.Helper()
+	target := Target(server.Superuser, "")
+	target.Port, target.Password = server.Port, server.Password
+	return login(t, target)
+}
+
+// On runs a statement as the superuser of another server.
+func On(t *testing.T, server *pgserver.Server, sql string) {
+	t.Helper()
+	conn := SuperOn(t, server)
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+	End(t, conn)
+}
+
+// LoginOn logs in with Password on another server.
+func LoginOn(t *testing.T, server *pgserver.Server, user, application string) *pgx.Conn {
+	t.Helper()
+	target := Target(user, application)
+	target.Port = server.Port
+	return login(t, target)
+}
+
 // Target is a login with Password.
 func Target(user, application string) postgres.Target {
 	return postgres.Target{
@@ -125,12 +171,12 @@ func End(t *testing.T, conn *pgx.Conn) {
 	}
 }
 
-// HBA puts lines above the server's pg_hba rules until the test ends. They are
-// in the file alone: the server goes on by those that it has.
-func HBA(t *testing.T, lines ...string) {
+// HBA puts lines above a server's pg_hba rules until the test ends. They are in
+// the file alone: the server goes on by those that it has.
+func HBA(t *testing.T, server *pgserver.Server, lines ...string) {
 	t.Helper()
 	var file string
-	if err := Super(t).QueryRow(t.Context(), "SHOW hba_file").Scan(&file); err != nil {
+	if err := SuperOn(t, server).QueryRow(t.Context(), "SHOW hba_file").Scan(&file); err != nil {
 		t.Fatal(err)
 	}
 	before, err := os.ReadFile(file)
@@ -158,7 +204,13 @@ func Now(t *testing.T) (now time.Time) {
 // Await looks until the query, run as the superuser, answers true.
 func Await(t *testing.T, query string, args ...any) {
 	t.Helper()
-	conn := Super(t)
+	AwaitOn(t, Server, query, args...)
+}
+
+// AwaitOn is Await on another server.
+func AwaitOn(t *testing.T, server *pgserver.Server, query string, args ...any) {
+	t.Helper()
+	conn := SuperOn(t, server)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
