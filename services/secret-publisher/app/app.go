@@ -234,6 +234,9 @@ func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.
 			found = append(found, &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name(), Finding: w})
 		}
 	}
+	if err := a.backups.Check(c.Name); err != nil {
+		found = append(found, &pawlv1.Check{Service: saga.SecretPublisher, Target: "backups", Finding: err.Error(), Refused: true})
+	}
 	return found
 }
 

@@ -12,10 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // keep is how many rotations of a credential Prune leaves.
 const keep = 5
+
+// spare is how many bytes the file system must have free.
+const spare = 64 << 10
 
 // Store is a directory of backups.
 type Store struct {
@@ -61,6 +66,32 @@ func (s Store) Keep(credential, rotation, path string, content []byte) error {
 		}
 	}
 	return nil
+}
+
+// Check returns why Keep would now fail for a credential; it touches nothing.
+func (s Store) Check(credential string) error {
+	dir := filepath.Join(s.Dir, credential)
+	for {
+		err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+		if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+			dir = filepath.Dir(dir) // Keep will make what is missing
+			continue
+		}
+		if info, stat := os.Stat(dir); err == nil && (stat != nil || !info.IsDir()) {
+			err = unix.ENOTDIR
+		}
+		var volume unix.Statfs_t
+		if err == nil {
+			err = unix.Statfs(dir, &volume)
+		}
+		if err == nil && volume.Blocks > 0 && volume.Bavail*uint64(volume.Bsize) < spare {
+			err = unix.ENOSPC
+		}
+		if err != nil {
+			return fmt.Errorf("no backup can be kept in %s, and without one no sink is written: %s: %w: let Pawl write there, or move data_dir", s.Dir, dir, err)
+		}
+		return nil
+	}
 }
 
 func write(name string, box []byte) error {

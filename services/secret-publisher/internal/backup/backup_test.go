@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -86,5 +87,19 @@ func TestPruneKeepsTheNewestFiveAndTheCurrentOne(t *testing.T) {
 	}
 	if !slices.Equal(left, []string{"r0", "r4", "r5", "r6", "r7"}) || !s.Has("other", "r", "/a") {
 		t.Fatal(left)
+	}
+}
+
+func TestBackupsThatCannotBeKeptAreToldBefore(t *testing.T) {
+	dir := t.TempDir()
+	s := Store{Dir: filepath.Join(dir, "data", "backups")}
+	if err := s.Check("app"); err != nil {
+		t.Errorf("what is missing will be made: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "data"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check("app"); err == nil || !strings.Contains(err.Error(), "let Pawl write there, or move data_dir") {
+		t.Errorf("a file in the way: %v", err)
 	}
 }
