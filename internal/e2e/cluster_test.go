@@ -84,7 +84,7 @@ func (w *world) holds(ctx context.Context, n site.Node, login string) (string, e
 	}
 	defer conn.Close(ctx)
 	var held string
-	err = conn.QueryRow(ctx, "SELECT coalesce((SELECT rolcanlogin::text || coalesce(rolpassword, '') FROM pg_authid WHERE rolname = $1), '')", login).Scan(&held)
+	err = conn.QueryRow(ctx, "SELECT coalesce((SELECT rolcanlogin::text || coalesce(rolpassword, '') FROM pg_authid WHERE rolname = $1), 'false')", login).Scan(&held)
 	return held, err
 }
 
@@ -137,6 +137,9 @@ func TestDeadWorker(t *testing.T) {
 	var cases [][2]string
 	for _, strategy := range strategies {
 		for when := range points {
+			if strategy == "in-place" && when == "verified" {
+				continue // as alternating, which waits for more
+			}
 			cases = append(cases, [2]string{strategy, when})
 		}
 	}
@@ -308,7 +311,8 @@ func (w *world) waitsFor(credential, point string) {
 			err = bus.Decode(m.Header, m.Data, note)
 		}
 		if err != nil {
-			w.t.Fatal("nobody says that worker-2 is in the way: ", err)
+			log, _ := w.client.ReadRotation(w.t.Context(), credential, answer.GetRotation())
+			w.t.Fatalf("nobody says that worker-2 is in the way: %v; at %v %s", err, site.Events(log), failureOf(log))
 		}
 	}
 	if err := worker.Restart(ctx); err != nil {

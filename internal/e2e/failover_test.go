@@ -3,9 +3,12 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -251,12 +254,20 @@ func promotedAt(t *testing.T, d drill) {
 	}
 }
 
-// held waits until a process has stopped at the point.
+// held waits until a process has stopped at the point: it first says so, and a
+// SIGCONT that came before its SIGSTOP would be lost.
 func (w *world) held(credential, point string) {
 	w.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for !w.fleet.Hit(credential, point) {
+	for {
+		if pid, _, err := w.fleet.Stopped(credential, point); err == nil {
+			// pid (name) state …
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])); err == nil && len(fields) > 0 && fields[0] == "T" {
+				return
+			}
+		}
 		select {
 		case <-w.t.Context().Done():
 			w.t.Fatalf("%s: nobody came by %s", credential, point)
