@@ -56,10 +56,11 @@ func eachNode(nodes []inventory.Node, look func(*findings, inventory.Node) error
 }
 
 func (o *Rotator) checkNode(ctx context.Context, f *findings, c *inventory.Credential, node inventory.Node) error {
-	admin, err := o.admin(c, node)
+	s, err := o.lead(ctx, c, node)
 	if err != nil {
 		return err
 	}
+	admin := s.Admin
 	health, err := admin.Look(ctx)
 	if err != nil {
 		return err

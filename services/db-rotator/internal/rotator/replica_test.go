@@ -96,6 +96,28 @@ func TestStageNamesAReplicaThatIsTooLate(t *testing.T) {
 	}
 }
 
+func TestCheckAsksWhoeverTakesTheWritesAndReachesReplicas(t *testing.T) {
+	w := newFollowed(t, "watched", inventory.Alternating, "0")
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, "can await it") {
+		t.Errorf("checks %v; want none refused", checks)
+	}
+	c := w.credential
+	before := c.Cluster.Nodes["replica"]
+	c.Nodes[0].Port, before.Port = before.Port, c.Nodes[0].Port // as after a failover
+	c.Cluster.Nodes = map[string]inventory.Node{"coordinator": c.Nodes[0], "replica": before}
+	w.Close()
+	if checks := w.Check(t.Context(), c); finding(checks, true, "") || !finding(checks, false, `"watched": may log in`) {
+		t.Errorf("checks %v; want none refused of the promoted replica", checks)
+	}
+	before.Port = 1
+	c.Nodes[0].Port = w.primary.Port
+	c.Cluster.Nodes = map[string]inventory.Node{"coordinator": c.Nodes[0], "replica": before}
+	w.Close()
+	if checks := w.Check(t.Context(), c); !finding(checks, true, "replica: ") || finding(checks, true, "coordinator: ") {
+		t.Errorf("checks %v; want the replica refused", checks)
+	}
+}
+
 func TestSessionOnAReplicaKeepsTheOldLogin(t *testing.T) {
 	w := newFollowed(t, "laggard on a replica", saga.Alternating, "0")
 	first := w.rotate(saga.Alternating)
