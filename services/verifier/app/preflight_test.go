@@ -75,6 +75,7 @@ func TestPreflightFindsALineOfOneLogin(t *testing.T) {
 		"one from elsewhere":            {[]string{"host all " + old + " 10.1.0.0/16 scram-sha-256"}, fmt.Sprintf("names %q, and no line lets %q in from there", b.role, b.user())},
 		"the sibling from elsewhere":    {[]string{"host all " + next + " 10.1.0.0/16 scram-sha-256"}, fmt.Sprintf("names %q, and no line lets %q in from there", b.user(), b.role)},
 		"the other in a smaller net":    {[]string{"host all " + old + " 10.1.0.0/16 scram-sha-256", "host all " + next + " 10.1.2.0/24 scram-sha-256"}, fmt.Sprintf("names %q, and no line", b.role)},
+		"the other in the net's begin":  {[]string{"host all " + old + " 10.1.0.0/16 scram-sha-256", "host all " + next + " 10.1.0.0/24 scram-sha-256"}, fmt.Sprintf("names %q, and no line", b.role)},
 		"the other in a larger net":     {[]string{"host all " + old + "," + next + " 10.1.0.0/16 md5"}, ""},
 		"another database":              {[]string{"host elsewhere " + old + " 10.1.0.0/16 scram-sha-256"}, ""},
 		"the other rejected":            {[]string{"host all " + old + " 10.1.0.0/16 scram-sha-256", "host all " + next + " 10.1.0.0/16 reject"}, fmt.Sprintf("names %q, and no line", b.role)},
