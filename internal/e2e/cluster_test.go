@@ -137,9 +137,6 @@ func TestDeadWorker(t *testing.T) {
 	var cases [][2]string
 	for _, strategy := range strategies {
 		for when := range points {
-			if strategy == "in-place" && when == "verified" {
-				continue // as alternating, which waits for more
-			}
 			cases = append(cases, [2]string{strategy, when})
 		}
 	}

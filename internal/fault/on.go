@@ -7,6 +7,7 @@ package fault
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,14 +32,21 @@ func Point(credential, name string) {
 		return // another replica took it
 	}
 	_ = os.WriteFile(order+".hit", []byte(strconv.Itoa(os.Getpid())), 0o600) // tells the test whom to wake
-	signal := syscall.SIGKILL
 	if strings.TrimSpace(string(what)) == "STOP" {
-		signal = syscall.SIGSTOP
+		stop()
+		return
 	}
-	_ = syscall.Kill(os.Getpid(), signal)
-	if signal == syscall.SIGKILL {
-		select {} // never reached the next line alive
-	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {} // never reached the next line alive
+}
+
+// stop stops the process before the next line runs. A signal to the process
+// would go to any thread, and this one run on until that one is scheduled: see
+// tgkill(2) and signal(7).
+func stop() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_, _, _ = syscall.Syscall(syscall.SYS_TGKILL, uintptr(syscall.Getpid()), uintptr(syscall.Gettid()), uintptr(syscall.SIGSTOP))
 }
 
 // Deadline returns d, or the duration in PAWL_DEADLINE where that is shorter:

@@ -65,6 +65,12 @@ func (s *Server) Follow(ctx context.Context, primary *Server) error {
 			return err
 		}
 	}
+	if primary == nil {
+		// A receiver that ends before recovery has read the new setting is started
+		// once more with the old one: only a new process is sure to have none.
+		conn.Close(ctx)
+		return s.Restart(ctx)
+	}
 	// While it waits for recovery_min_apply_delay, a standby would stop receiving
 	// only afterwards.
 	receiver, err := query(ctx, conn, fmt.Sprintf("SELECT pid FROM pg_stat_wal_receiver WHERE sender_port IS DISTINCT FROM %d", port))
@@ -76,9 +82,6 @@ func (s *Server) Follow(ctx context.Context, primary *Server) error {
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err
 		}
-	}
-	if primary == nil {
-		return await(ctx, conn, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)")
 	}
 	return await(ctx, conn, fmt.Sprintf("EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = %d)", port))
 }
