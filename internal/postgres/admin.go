@@ -16,6 +16,10 @@ import (
 // maxSessions of one account on one node: many rotations share them.
 const maxSessions = 8
 
+// maxTrusted is how long an idle session is used again unasked. An older one is
+// asked first whether its server still lives, and replaced where it does not.
+const maxTrusted = 50 * time.Millisecond
+
 // Admin is one of Pawl's own accounts on one node: a small pool of sessions,
 // opened when needed. Safe for concurrent use.
 type Admin struct {
@@ -53,6 +57,7 @@ func NewAdmin(node inventory.Node, account inventory.Account, others Others) (*A
 		return err
 	}
 	config.AfterConnect = a.prepare
+	config.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > maxTrusted }
 	if a.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return nil, fmt.Errorf("%s: %w", node.Name, clean(err))
 	}
