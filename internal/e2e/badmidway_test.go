@@ -33,7 +33,6 @@ type midway struct {
 	name     string
 	strategy string
 	says     []string                               // by the event that turns the rotation round
-	before   func(t *testing.T, h *house, c string) // what preflight cannot see
 	between  func(t *testing.T, h *house, c string) // stage and publish
 	mend     func(t *testing.T, h *house, c string)
 }
@@ -50,9 +49,7 @@ func TestWhatFailsMidwayIsRolledBackAndEverythingIsAsBefore(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			h.do(t, f.name, adopt)
-			if f.before == nil {
-				h.do(t, f.name, rotate) // so that the second login is there
-			}
+			h.do(t, f.name, rotate) // so that the second login is there
 			h.fails(t, f)
 			h.do(t, f.name, rotate)
 		})
@@ -62,21 +59,15 @@ func TestWhatFailsMidwayIsRolledBackAndEverythingIsAsBefore(t *testing.T) {
 func (h *house) fails(t *testing.T, f midway) {
 	t.Helper()
 	right := h.look(t, f.name)
-	if f.before != nil {
-		f.before(t, h, f.name)
-	}
-	spoiled := h.look(t, f.name)
 	release := hold(t, filepath.Dir(h.site.Env(f.name)))
 	answer := h.ask(t, f.name, rotate)
-	if f.between != nil {
-		h.await(t, answer, saga.Staged)
-		f.between(t, h, f.name)
-		inFiles := func(what, _ string) bool { return strings.HasPrefix(what, h.site.Dir) }
-		now := h.look(t, f.name)
-		maps.DeleteFunc(spoiled, inFiles)
-		maps.DeleteFunc(now, func(what, value string) bool { return !inFiles(what, value) })
-		maps.Copy(spoiled, now)
-	}
+	h.await(t, answer, saga.Staged)
+	f.between(t, h, f.name)
+	inFiles := func(what, _ string) bool { return strings.HasPrefix(what, h.site.Dir) }
+	spoiled, now := maps.Clone(right), h.look(t, f.name)
+	maps.DeleteFunc(spoiled, inFiles)
+	maps.DeleteFunc(now, func(what, value string) bool { return !inFiles(what, value) })
+	maps.Copy(spoiled, now)
 	release()
 	log := h.await(t, answer, saga.RolledBack, saga.Completed)
 	if log.Find(saga.RolledBack) == nil || !holdsAll(failureOf(log), f.says) {
@@ -101,20 +92,32 @@ func midways() []midway {
 			}
 		}
 	}
-	var verifier string
 	return []midway{
 		{name: "env-gets-a-second-name", strategy: "alternating", says: []string{"publish", "/.env has 2 hard links"},
 			between: env(os.Link), mend: env(func(_, elsewhere string) error { return os.Remove(elsewhere) })},
 		{name: "env-goes-away", strategy: "in-place", says: []string{"publish", "/.env", "does not exist: create it"},
 			between: env(os.Rename), mend: env(func(env, elsewhere string) error { return os.Rename(elsewhere, env) })},
-		{name: "password-set-by-hand", strategy: "in-place", says: []string{"stage", `"password_set_by_hand" carries a password that Pawl did not set`, "run pawl adopt"},
-			before: func(t *testing.T, h *house, c string) {
-				verifier = h.verifier(t, c)
-				h.exec(t, c, "ALTER ROLE "+h.role(c)+" PASSWORD 'by hand'")
-			},
-			mend: func(t *testing.T, h *house, c string) {
-				h.exec(t, c, "ALTER ROLE "+h.role(c)+" PASSWORD '"+verifier+"'")
-			}},
+	}
+}
+
+// TestPasswordSetByHandIsSeenBeforehand: in place it would be overwritten, and
+// of a predecessor it leaves no way back.
+func TestPasswordSetByHandIsSeenBeforehand(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, []site.Credential{{Name: "overwritten", Strategy: "in-place"}, {Name: "no-way-back", Strategy: "alternating", Keep: "1h"}})
+	for name, action := range map[string]pawlv1.Action{"overwritten": rotate, "no-way-back": rollback} {
+		h.do(t, name, adopt)
+		verifier := h.verifier(t, name)
+		h.do(t, name, rotate)
+		if action == rotate {
+			verifier = h.verifier(t, name)
+		}
+		h.exec(t, name, "ALTER ROLE "+h.role(name)+" PASSWORD 'by hand'")
+		says := map[pawlv1.Action]string{rotate: "run pawl adopt", rollback: "rotate forward"}[action]
+		h.refused(t, name, action, h.role(name), says)
+		h.exec(t, name, "ALTER ROLE "+h.role(name)+" PASSWORD '"+verifier+"'")
+		h.do(t, name, rotate)
+		h.works(t, name)
 	}
 }
 

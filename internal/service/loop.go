@@ -18,6 +18,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/telemetry"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -172,19 +173,27 @@ func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
 	if parts := strings.Split(m.Subject, "."); len(parts) == 4 {
 		name = parts[3]
 	}
-	if c, ok := l.deps.Inventory.Credentials[name]; ok {
+	c, ok := l.deps.Inventory.Credentials[name]
+	if ok {
 		findings.Checks = check(ctx, c)
 	} else {
 		findings.Checks = []*pawlv1.Check{{Target: name, Finding: "not in this service's pawl.yaml", Refused: true}}
 	}
+	var needed []*sealed.Credential
 	for _, rotation := range strings.Fields(string(m.Data)) {
 		if l.deps.Sealed == nil || !bus.ValidToken(rotation) {
 			continue
 		}
-		if _, err := l.deps.Sealed.Open(ctx, name, rotation); err != nil {
+		envelope, err := l.deps.Sealed.Open(ctx, name, rotation)
+		needed = append(needed, envelope)
+		if err != nil {
+			ok = false
 			findings.Checks = append(findings.Checks, &pawlv1.Check{Target: "sealed credential", Refused: true,
 				Finding: fmt.Sprintf("%v: put the right key back, or run `pawl adopt %s`", err, name)})
 		}
+	}
+	if ok && len(needed) > 0 && l.service.CheckSealed != nil {
+		findings.Checks = append(findings.Checks, l.service.CheckSealed(ctx, c, needed)...)
 	}
 	for _, c := range findings.Checks {
 		c.Service = l.service.Name

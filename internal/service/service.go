@@ -29,6 +29,10 @@ type Service struct {
 	// Check looks, without touching anything, at whether this service could do
 	// its steps for the credential now. Nil: nothing to check.
 	Check Checker
+	// CheckSealed compares, in the same preflight, what the servers hold with the
+	// sealed credentials that the rotation will need: the one in use, and for a
+	// rollback its predecessor. Nil: nothing to compare.
+	CheckSealed func(ctx context.Context, c *inventory.Credential, sealed []*sealed.Credential) []*pawlv1.Check
 	// Examine reports what this service can see of the credential, for `pawl
 	// doctor`. Nil: nothing to see.
 	Examine Checker

@@ -24,9 +24,10 @@ func New(d service.Dependencies) (*service.Service, error) {
 			"stage": r.Stage, "retire": r.Retire, "unstage": r.Unstage,
 			"reinstate": r.Reinstate, "erase": r.Erase,
 		},
-		Check:   r.Check,
-		Examine: reconciler.Examine,
-		Run:     reconciler.Run,
-		Close:   r.Close,
+		Check:       r.Check,
+		CheckSealed: r.CheckSealed,
+		Examine:     reconciler.Examine,
+		Run:         reconciler.Run,
+		Close:       r.Close,
 	}, nil
 }

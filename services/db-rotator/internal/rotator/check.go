@@ -72,6 +72,33 @@ func (o *Rotator) checkNode(ctx context.Context, f *findings, c *inventory.Crede
 	return checkLogins(ctx, f, admin, c)
 }
 
+// CheckSealed looks whether each node still carries what was sealed: the
+// credential in use, and after it the predecessor that a rollback restores.
+func (o *Rotator) CheckSealed(ctx context.Context, c *inventory.Credential, sealed []*sealed.Credential) []*pawlv1.Check {
+	return eachNode(c.Nodes, func(f *findings, node inventory.Node) error {
+		s, err := o.lead(ctx, c, node)
+		if err != nil {
+			return nil // Check has said so
+		}
+		for i, envelope := range sealed {
+			role, err := s.RoleState(ctx, envelope.User)
+			switch predecessor := i > 0; {
+			case err != nil:
+				return err
+			case carries(role, envelope):
+			case predecessor && envelope.User == sealed[0].User: // replaced in place, and so to be put back
+			case predecessor:
+				f.refuse("login %q does not carry the predecessor's password any more: there is no way back; rotate forward", envelope.User)
+			case c.Strategy == inventory.InPlace:
+				f.refuse("%v", drifted(envelope.User, "run pawl adopt"))
+			default:
+				f.note("warning: login %q, which is in use, carries a password that Pawl did not set: whoever logs in anew with what is published is refused there", envelope.User)
+			}
+		}
+		return nil
+	})
+}
+
 func checkHealth(f *findings, h postgres.Health, admin string) {
 	f.note("PostgreSQL %d, %d free connection slots", h.Version/10000, h.FreeSlots)
 	if h.InRecovery {

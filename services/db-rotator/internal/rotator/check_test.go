@@ -6,6 +6,7 @@ import (
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -54,5 +55,32 @@ func TestExamineTellsWhosePasswordEachLoginCarries(t *testing.T) {
 	w.sql("ALTER ROLE examined_b PASSWORD '" + stranger.Reveal() + "'")
 	if checks = w.Examine(t.Context(), w.credential); !finding(checks, true, "does not know") {
 		t.Errorf("checks %v; want drift", checks)
+	}
+}
+
+// TestWayBackThatIsGoneIsRefusedBeforehand: reinstating would wait for ever.
+func TestWayBackThatIsGoneIsRefusedBeforehand(t *testing.T) {
+	w := newWorld(t, "no way back", inventory.Alternating)
+	predecessor := w.envelope(w.basis)
+	w.rotate(saga.Alternating)
+	needed := []*sealed.Credential{w.envelope(w.basis), predecessor}
+	if checks := w.CheckSealed(t.Context(), w.credential, needed); len(checks) > 0 {
+		t.Errorf("checks %v; want none", checks)
+	}
+	_, stranger := newPassword(t)
+	w.sql(`ALTER ROLE "no way back" PASSWORD '` + stranger.Reveal() + "'")
+	if checks := w.CheckSealed(t.Context(), w.credential, needed); !finding(checks, true, `"no way back" does not carry the predecessor's password`) {
+		t.Errorf("checks %v; want the way back refused", checks)
+	}
+	if checks := w.CheckSealed(t.Context(), w.credential, needed[:1]); len(checks) > 0 {
+		t.Errorf("checks %v; want the way forward open", checks)
+	}
+	w.sql(`ALTER ROLE "no way back_b" PASSWORD '` + stranger.Reveal() + "'")
+	if checks := w.CheckSealed(t.Context(), w.credential, needed[:1]); !finding(checks, false, "warning: ") || finding(checks, true, "") {
+		t.Errorf("checks %v; want a warning that the login in use was changed", checks)
+	}
+	w.credential.Strategy = inventory.InPlace
+	if checks := w.CheckSealed(t.Context(), w.credential, needed[:1]); !finding(checks, true, "run pawl adopt") {
+		t.Errorf("checks %v; want it refused in place", checks)
 	}
 }
