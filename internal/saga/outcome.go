@@ -3,6 +3,7 @@ package saga
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -75,7 +76,8 @@ func (s *several) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// waiting is one wait for all: as long as the shortest, for everybody.
+// waiting is one wait for all: as long as the shortest, for everybody. Whoever
+// comes first, it says the same thing, once: a changed text is told to people.
 func waiting(errs []error) error {
 	all := &NotYet{}
 	var why []string
@@ -88,6 +90,9 @@ func waiting(errs []error) error {
 		why = append(why, one.Why)
 		all.Laggards = append(all.Laggards, one.Laggards...)
 	}
-	all.Why = strings.Join(why, "; ")
+	slices.Sort(why)
+	slices.Sort(all.Laggards)
+	all.Laggards = slices.Compact(all.Laggards)
+	all.Why = strings.Join(slices.Compact(why), "; ")
 	return all
 }
