@@ -110,7 +110,7 @@ func (h *house) malformed(t *testing.T) {
 		"no time at all":        {"adopted", marshal(t, &pawlv1.Request{NotBefore: &timestamppb.Timestamp{Seconds: 1 << 60}}), []string{"not a valid Request", "not_before"}},
 		"upper case":            {"ADOPTED", nil, []string{"the credential in the subject must match [a-z0-9-]{1,64}"}},
 		"too long a name":       {strings.Repeat("a", 65), nil, []string{"the credential in the subject must match [a-z0-9-]{1,64}"}},
-		"unknown credential":    {"adopter", nil, []string{`unknown credential "adopter": pawl.yaml has adopted, busy, `}},
+		"unknown credential":    {"adopter", nil, []string{`unknown credential "adopter": pawl.yaml, as read when the scheduler started, has adopted, busy, `}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			answer := h.send(t, c.credential, c.body).next(t)

@@ -44,7 +44,7 @@ func (c *Clerk) together(q *request) ([]*member, error) {
 		known, ok := inv.Credentials[name]
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("unknown credential %q: pawl.yaml has %s", name, c.knownNames())
+			return nil, fmt.Errorf("unknown credential %q: pawl.yaml, as read when the scheduler started, has %s", name, c.knownNames())
 		case rotates:
 			all = append(all, inv.Together(known)...)
 		default:
