@@ -39,14 +39,14 @@ test: tools ## set up, then what CI runs: format, vet, every module alone, all t
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
 		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && \
-		$(SMOKE); \
+		$(SMOKE) || exit 1; \
 	done
 
 test-full: test ## every test, none sampled, and PostgreSQL 13 to 18 (an hour or more)
 	@$(WITH_SERVERS) $(TEST) -timeout 3h pawl.dev/internal/e2e -full
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
-		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -timeout 1h -count=1 pawl.dev/...; \
+		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -timeout 1h -count=1 pawl.dev/... || exit 1; \
 	done
 
 bench: ## measure rotations beside the floor, in one run
