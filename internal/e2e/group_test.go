@@ -39,15 +39,13 @@ var togethers = []together{
 	// The first step of one fails: all roll back, and nobody needs a restart.
 	{name: "none", ends: [3]saga.Event{saga.RolledBack, saga.RolledBack, saga.RolledBack}, restarts: 0,
 		spoil: func(ctx context.Context, w *world, c string) error {
-			role, err := w.admin.RoleState(ctx, site.Role(c))
-			if err != nil {
-				return err
-			}
-			return errors.Join(w.execute(ctx, fmt.Sprintf("COMMENT ON ROLE %s IS '%s'", site.Role(c), role.Verifier.Reveal())),
-				w.execute(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD 'by hand'", site.Role(c))))
+			return w.execute(ctx, fmt.Sprintf(`CREATE FUNCTION pawl.no_%[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				RAISE insufficient_privilege USING MESSAGE = 'not now'; END $$;
+				CREATE TRIGGER no_%[1]s BEFORE INSERT OR UPDATE ON pawl.fence FOR EACH ROW
+				WHEN (NEW.role = '%[1]s' AND NEW.phase = 1) EXECUTE FUNCTION pawl.no_%[1]s()`, site.Role(c)))
 		},
 		mend: func(ctx context.Context, w *world, c string) error {
-			return w.execute(ctx, fmt.Sprintf("DO $$ BEGIN EXECUTE format('ALTER ROLE %[1]s PASSWORD %%L', shobj_description('%[1]s'::regrole, 'pg_authid')); END $$", site.Role(c)))
+			return w.execute(ctx, fmt.Sprintf("DROP FUNCTION pawl.no_%s() CASCADE", site.Role(c)))
 		}},
 }
 
