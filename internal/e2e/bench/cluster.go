@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
-	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/internal/e2e/site"
 	"pawl.dev/internal/pgserver"
-	"pawl.dev/internal/postgres"
 )
 
 // onNodes are the numbers of nodes that one credential is on.
@@ -67,7 +64,7 @@ func (r *report) measureClusters(ctx context.Context, b program, first *pgserver
 func (r *report) measureNodes(ctx context.Context, c *clusters, b program, servers []*pgserver.Server, dir string) (err error) {
 	var credentials []site.Credential
 	for _, n := range onNodes {
-		credentials = append(credentials, site.Credential{Name: onNodesName(n), Strategy: strategies[0], Cluster: clusterYAML(servers[:n])})
+		credentials = append(credentials, site.Credential{Name: onNodesName(n), Strategy: strategies[0], Nodes: nodeNames(n)})
 	}
 	p, q, err := startOn(ctx, b, servers, dir, credentials)
 	if err != nil {
@@ -109,10 +106,9 @@ func (m *many) measure(ctx context.Context, b program, servers []*pgserver.Serve
 	m.Credentials = credentials
 	var all []site.Credential
 	var names []string
-	shared := clusterYAML(servers)
 	for i := range credentials {
 		names = append(names, fmt.Sprintf("wide-%04d", i+1))
-		all = append(all, site.Credential{Name: names[i], Strategy: strategies[0], Cluster: shared})
+		all = append(all, site.Credential{Name: names[i], Strategy: strategies[0]})
 	}
 	p, q, err := startOn(ctx, b, servers, dir, all)
 	if err != nil {
@@ -161,16 +157,19 @@ func (p *process) idleShare(ctx context.Context) (float64, error) {
 	return (after - before).Seconds() / idleLook.Seconds(), err
 }
 
-// startOn sets a site up on several servers, starts Pawl on it, and adopts all.
+// startOn sets a site up whose one cluster is the servers, starts Pawl on it, and
+// adopts all.
 func startOn(ctx context.Context, b program, servers []*pgserver.Server, dir string, credentials []site.Credential) (p *process, q *requester, err error) {
-	s, err := newSite(ctx, dir, servers[0], credentials)
-	if err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
-	for _, other := range servers[1:] {
-		if err := copyRoles(ctx, s, other, credentials); err != nil {
-			return nil, nil, err
-		}
+	var nodes []site.Node
+	for i, name := range nodeNames(len(servers)) {
+		nodes = append(nodes, site.Node{Name: name, Server: servers[i]})
+	}
+	s, err := site.NewCluster(ctx, dir, nodes, "", credentials)
+	if err != nil {
+		return nil, nil, err
 	}
 	if p, err = b.start(ctx, s.File); err != nil {
 		return nil, nil, err
@@ -188,38 +187,12 @@ func startOn(ctx context.Context, b program, servers []*pgserver.Server, dir str
 	return p, q, nil
 }
 
-// copyRoles gives a server the roles that are published.
-func copyRoles(ctx context.Context, s *site.Site, server *pgserver.Server, credentials []site.Credential) error {
-	conn, err := logIn(ctx, server, server.Superuser, server.Password)
-	if err != nil {
-		return err
+// nodeNames are those of the first n servers.
+func nodeNames(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("node-%02d", i+1))
 	}
-	defer conn.Close(ctx)
-	for _, c := range credentials {
-		login, err := s.Published(c.Name)
-		if err != nil {
-			return err
-		}
-		verifier, err := postgres.Verifier(login.Password)
-		if err != nil {
-			return err
-		}
-		_, err = conn.Exec(ctx, fmt.Sprintf("DO $$ BEGIN IF to_regrole('%[1]s') IS NULL THEN CREATE ROLE %[1]s; END IF; END $$; ALTER ROLE %[1]s LOGIN PASSWORD '%[2]s'",
-			login.User, verifier.Reveal()), pgx.QueryExecModeSimpleProtocol)
-		if err != nil {
-			return fmt.Errorf("role of %s: %w", c.Name, err)
-		}
-	}
-	return nil
-}
-
-// clusterYAML names the servers, whose superusers are the same.
-func clusterYAML(servers []*pgserver.Server) string {
-	var nodes []string
-	for i, s := range servers {
-		nodes = append(nodes, fmt.Sprintf("node-%02d: {host: %s, port: %d}", i+1, s.Host, s.Port))
-	}
-	return "{environment: test, admin: {user: postgres, password_file: admin.password, sslmode: disable}, nodes: {" + strings.Join(nodes, ", ") + "}}"
+	return names
 }
 
 // PerSecond, P50 and P99 of many, and the others, are for the report's template.
