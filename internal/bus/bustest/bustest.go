@@ -71,7 +71,7 @@ func Main(m *testing.M) {
 		os.Exit(1)
 	}
 	fmt.Println(nats.ClientURL())
-	time.Sleep(time.Minute) // a test that was killed itself leaves no server behind
+	nats.WaitForShutdown() // for ever: it dies with the test, see StartProcess
 }
 
 // StartProcess starts a server on the folder in a process of its own, which
