@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgbouncer/pooltest"
 	"pawl.dev/internal/pgserver"
+	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -127,6 +130,70 @@ func TestClusterTurnsUnderLoad(t *testing.T) {
 	t.Logf("through the pooler: %d queries, %d new logins", queries, logins)
 	if len(failures) > 0 || queries == 0 || logins == 0 {
 		t.Errorf("%d failures, such as %v", len(failures), failures[:min(3, len(failures))])
+	}
+}
+
+// TestWorkersHavePasswordsOfTheirOwn: one role on two servers, and a list of
+// passwords in one .env that they turn at the same time. Each member stays with
+// its worker.
+func TestWorkersHavePasswordsOfTheirOwn(t *testing.T) {
+	options := pgserver.Options{Settings: loudestLogging()}
+	nodes := []site.Node{{Name: "primary", Server: running(t)(pgserver.Start(t.Context(), options))},
+		{Name: "worker", Server: running(t)(pgserver.Start(t.Context(), options))}}
+	names := []string{"first", "second"}
+	w := newWorldOn(t, 1, nodes, func(*site.Apps) (all []site.Credential) {
+		for i, name := range names {
+			all = append(all, site.Credential{Name: name, Login: "worker_user", Strategy: "in-place", Nodes: []string{nodes[i].Name},
+				Publish: fmt.Sprintf(`[{dotenv: {path: apps/.env, password: "WORKER_PASSWORDS[%d]"}}]`, i)})
+		}
+		return all
+	})
+	var list []string
+	for _, name := range names {
+		login, err := w.site.Published(name) // the first one, of a file that only the test reads
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, login.Password.Reveal())
+	}
+	if err := os.WriteFile(filepath.Join(w.site.Dir, "apps", ".env"), []byte("WORKER_PASSWORDS="+strings.Join(list, ",")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	members := func() (passwords [2]string) {
+		for i, name := range names {
+			member, err := published.Read(w.site.Inventory.Credentials[name].Publish...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := site.LoginAt(t.Context(), nodes[i].Direct(), published.Login{User: "worker_user", Password: member.Password}, "check")
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			conn.Close(t.Context())
+			passwords[i] = member.Password.Reveal()
+			w.seen.add(passwords[i])
+		}
+		return passwords
+	}
+	turn := func(action pawlv1.Action, names ...string) {
+		var wait sync.WaitGroup
+		for _, name := range names {
+			wait.Go(func() {
+				if log, err := w.client.Do(t.Context(), name, action); err != nil || log.Find(saga.Completed) == nil {
+					t.Errorf("%v of %s: %v %v %s", action, name, err, site.Events(log), failureOf(log))
+				}
+			})
+		}
+		wait.Wait()
+	}
+	turn(adopt, names...)
+	before := members()
+	turn(rotate, names[1])
+	one := members()
+	turn(rotate, names...)
+	both := members()
+	if one[0] != before[0] || one[1] == before[1] || both[0] == one[0] || both[1] == one[1] {
+		t.Error("the members that changed are not those of the workers that turned")
 	}
 }
 
