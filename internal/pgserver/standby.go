@@ -68,7 +68,6 @@ func (s *Server) Follow(ctx context.Context, primary *Server) error {
 	if primary == nil {
 		// A receiver that ends before recovery has read the new setting is started
 		// once more with the old one: only a new process is sure to have none.
-		conn.Close(ctx)
 		return s.Restart(ctx)
 	}
 	// While it waits for recovery_min_apply_delay, a standby would stop receiving

@@ -185,12 +185,13 @@ func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
 			continue
 		}
 		envelope, err := l.deps.Sealed.Open(ctx, name, rotation)
-		needed = append(needed, envelope)
 		if err != nil {
-			ok = false
+			ok = false // which of them is left cannot be told
 			findings.Checks = append(findings.Checks, &pawlv1.Check{Target: "sealed credential", Refused: true,
 				Finding: fmt.Sprintf("%v: put the right key back, or run `pawl adopt %s`", err, name)})
+			continue
 		}
+		needed = append(needed, envelope)
 	}
 	if ok && len(needed) > 0 && l.service.CheckSealed != nil {
 		findings.Checks = append(findings.Checks, l.service.CheckSealed(ctx, c, needed)...)
