@@ -10,16 +10,22 @@ PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 MODULES = $(shell go list -m -f '{{.Dir}}')
 # A recipe's first word: finds PostgreSQL, or installs it.
 WITH_POSTGRES = postgres=$$(deploy/postgres-for-tests.sh) && PAWL_POSTGRES_BIN=$$postgres
-# The same with a pgbouncer, which only tests want.
-WITH_SERVERS = deploy/pgbouncer-for-tests.sh >/dev/null && $(WITH_POSTGRES)
+# The same with what only tests want: a pgbouncer, a browser, and a Docker Engine.
+WITH_SERVERS = deploy/pgbouncer-for-tests.sh >/dev/null && deploy/chromium-for-tests.sh >/dev/null && deploy/docker-for-tests.sh >/dev/null && $(WITH_POSTGRES)
 TEST = go test -race -shuffle=on
 OTHER_VERSIONS := 13 14 16 17 18
+# Of these make test runs the oldest and the newest.
+SAMPLE_VERSIONS := 13 18
 # What differs between versions, in short: rights, the catalogue, replication.
 SMOKE := $(TEST) -count=1 pawl.dev/internal/postgres pawl.dev/services/verifier/... && \
-	$(TEST) -count=1 pawl.dev/services/db-rotator/... -run 'LeastPrivileged|Admin|SameVerifier|LoginsTurn|InPlace|Promoted|LostUndo' && \
+	$(TEST) -count=1 pawl.dev/services/db-rotator/... -run 'LeastPrivileged|Admin|SameVerifier|LoginsTurn|InPlace|Promoted|LostUndo|Stolen|Lock|Thie|Handshake|Glass|Evidence' -attacks 1 && \
+	$(TEST) -count=1 pawl.dev/cmd/pawl/internal/loginwatch -run 'RealServer|Rotates' && \
 	$(WITH_SERVERS) $(TEST) -count=1 pawl.dev/internal/e2e -run EveryFlowUndisturbed
 
-.PHONY: help build demo test test-full bench lint generate check-generated tidy tools
+# Compose v2 where it is, else docker-compose.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: help build demo images images-offline up down test test-compose test-full bench lint generate check-generated tidy tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,22 +37,42 @@ demo: ## set up a PostgreSQL, Pawl and an application, and show three rotations
 	@go build -o bin/ pawl.dev/cmd/pawl pawl.dev/internal/e2e/demo pawl.dev/internal/e2e/demoapp
 	@$(WITH_POSTGRES) bin/demo -bin bin
 
+images: ## build Pawl's own images, from what Go compiles here
+	@deploy/images.sh
+
+images-offline: images ## also the others that docker-compose.yml names, where no registry is reached (long, once)
+	@deploy/images-offline.sh
+
+up: images ## start docker-compose.yml: six services, a bus, a demo cluster, Jaeger, Prometheus
+	@$(COMPOSE) up --detach
+
+down: ## remove what `make up` has started, and all of its data
+	@$(COMPOSE) down --volumes --remove-orphans
+
 test: tools ## set up, then what CI runs: format, vet, every module alone, all tests (samples of the long ones)
 	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 	@go vet pawl.dev/...
 	@for module in $(MODULES); do (cd $$module && GOWORK=off go build ./...); done
-	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/...
-	@for version in $(OTHER_VERSIONS); do \
+	@$(WITH_SERVERS) $(TEST) -timeout 30m $$(go list pawl.dev/... | grep -vE '/e2e(/docker|/compose)?$$')
+	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/internal/e2e
+	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/internal/e2e/docker
+	@for version in $(SAMPLE_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
 		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && \
 		$(SMOKE) || exit 1; \
 	done
 
-test-full: test ## every test, none sampled, and PostgreSQL 13 to 18 (an hour or more)
+test-compose: images-offline ## docker-compose.yml itself, on a real Docker Engine
+	@$(WITH_SERVERS) $(TEST) -timeout 30m -count=1 pawl.dev/internal/e2e/compose
+
+test-full: test test-compose ## every test, none sampled, and PostgreSQL 13 to 18 (an hour or more)
+	@$(WITH_SERVERS) $(TEST) -timeout 1h -count=1 pawl.dev/services/db-rotator/internal/rotator -run NoThief -attacks 100
 	@$(WITH_SERVERS) $(TEST) -timeout 3h pawl.dev/internal/e2e -full
+	@$(WITH_SERVERS) $(TEST) -timeout 1h pawl.dev/internal/e2e/docker -full
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
-		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -timeout 1h -count=1 pawl.dev/... || exit 1; \
+		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -timeout 1h -count=1 $$(go list pawl.dev/... | grep -v /e2e/compose$$) && \
+		$(TEST) -timeout 1h -count=1 pawl.dev/services/db-rotator/internal/rotator -run NoThief -attacks 10 || exit 1; \
 	done
 
 bench: ## measure rotations beside the floor, in one run
@@ -74,6 +100,7 @@ proto/.deps:
 	@dir=$$(go mod download -json $(PROTOVALIDATE) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
 	install -D -m 644 "$$dir/proto/protovalidate/buf/validate/validate.proto" $@/buf/validate/validate.proto
 
-# The race detector needs a C compiler, a test of the .env sink needs git.
+# The race detector needs a C compiler, a test of the .env sink needs git, one of alerts an Alertmanager.
 tools:
+	@deploy/alertmanager-for-tests.sh >/dev/null
 	@type -P gcc git >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev git; } >/dev/null

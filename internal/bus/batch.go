@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -40,7 +39,7 @@ func (b *Bus) AppendAll(ctx context.Context, rotation string, e saga.Event, part
 		_, err := b.Append(ctx, p.Credential, rotation, e, p.Body, p.Header, p.LastSeq)
 		return err
 	}
-	messages := make([]*nats.Msg, len(parts))
+	messages, subjects := make([]*nats.Msg, len(parts)), make([]string, len(parts))
 	id := rand.Text() // a new one for each try: what is left of another must not be completed
 	for i, p := range parts {
 		m, err := eventMessage(p.Credential, rotation, e, p.Body, p.Header)
@@ -51,18 +50,15 @@ func (b *Bus) AppendAll(ctx context.Context, rotation string, e saga.Event, part
 		m.Header.Set(batchSequence, strconv.Itoa(i+1))
 		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(p.LastSeq, 10))
 		m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, logOf(p.Credential))
-		messages[i] = m
+		messages[i], subjects[i] = m, m.Subject
 	}
 	ctx, cancel := Bound(ctx)
 	defer cancel()
-	last := len(messages) - 1
-	for _, m := range messages[:last] { // not answered; one that gets lost has the commit refused
-		if err := b.NATS.PublishMsg(m); err != nil {
-			return fmt.Errorf("append %s: %w", e, err)
-		}
-	}
-	messages[last].Header.Set(batchCommit, "1")
-	ack, err := b.JetStream.PublishMsg(ctx, messages[last])
+	var ack *jetstream.PubAck
+	err := b.Permitted(ctx, func(ctx context.Context) (err error) {
+		ack, err = b.commit(ctx, messages)
+		return err
+	}, subjects...)
 	if err != nil {
 		return appendError(e, err)
 	}
@@ -70,4 +66,17 @@ func (b *Bus) AppendAll(ctx context.Context, rotation string, e saga.Event, part
 		return ErrConflict
 	}
 	return nil
+}
+
+// commit publishes a batch. What comes before the last is not answered: one that
+// gets lost has the commit refused.
+func (b *Bus) commit(ctx context.Context, messages []*nats.Msg) (*jetstream.PubAck, error) {
+	last := len(messages) - 1
+	for _, m := range messages[:last] {
+		if err := b.NATS.PublishMsg(m); err != nil {
+			return nil, err
+		}
+	}
+	messages[last].Header.Set(batchCommit, "1")
+	return b.JetStream.PublishMsg(ctx, messages[last])
 }

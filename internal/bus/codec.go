@@ -83,3 +83,19 @@ func setContentType(m *nats.Msg) {
 	}
 	m.Header.Set(contentType, protobuf)
 }
+
+// urgentHeader marks the events and wake-ups of urgent flows.
+const urgentHeader = "Pawl-Urgent"
+
+// MarkUrgent marks a message as one of an urgent flow.
+func MarkUrgent(header nats.Header) { header.Set(urgentHeader, "1") }
+
+// PassUrgency marks a message about the rotation if the rotation is urgent.
+func (l Log) PassUrgency(header nats.Header) {
+	if Urgent(l.Records[0].Header) {
+		MarkUrgent(header)
+	}
+}
+
+// Urgent reports whether a message is of an urgent flow.
+func Urgent(header nats.Header) bool { return header.Get(urgentHeader) != "" }

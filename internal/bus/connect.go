@@ -1,8 +1,13 @@
 package bus
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -10,17 +15,34 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"google.golang.org/protobuf/proto"
+
+	"pawl.dev/internal/inventory"
 )
 
-// ConnectOptions say how to reach the bus.
+// ConnectOptions say how to reach the bus; For fills in the first four.
 type ConnectOptions struct {
 	URL  string
 	User string // one of Users
 	Seed []byte // its nkey seed
+	// TLSDir holds the user's certificate and its authority, see inventory.TLSDir.
+	// They are read anew for each connection. Empty: no TLS.
+	TLSDir string
+	Log    *slog.Logger // of what goes wrong beside any call; default: slog.Default()
 	// Wait: a server that is not there yet is no error; Connect returns at once
 	// and goes on trying.
 	Wait   bool
 	Server nats.InProcessConnProvider // instead of URL, in one process with the server
+}
+
+// For returns how a user joins the bus of the inventory.
+func For(inv *inventory.Inventory, user string) (ConnectOptions, error) {
+	o := ConnectOptions{URL: inv.NATS.Address(), User: user}
+	if inv.NATS.TLS() {
+		o.TLSDir = inv.TLSDir()
+	}
+	var err error
+	o.Seed, err = LoadSeed(SeedFile(inv, user))
+	return o, err
 }
 
 // Bus is one user's connection.
@@ -28,6 +50,7 @@ type Bus struct {
 	NATS      *nats.Conn
 	JetStream jetstream.JetStream
 
+	waiting waiting
 	mu      sync.Mutex
 	streams map[string]jetstream.Stream
 	read    map[string]Log // by credential: the newest rotation as last read
@@ -43,7 +66,9 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nkey seed of %s: %w", o.User, err)
 	}
+	b := &Bus{streams: map[string]jetstream.Stream{}, read: map[string]Log{}}
 	options := []nats.Option{
+		nats.ErrorHandler(b.waiting.handler(cmp.Or(o.Log, slog.Default()))), nats.PermissionErrOnSubscribe(true),
 		nats.Name("pawl " + o.User), nats.Nkey(public, keys.Sign), nats.CustomInboxPrefix(InboxPrefix(o.User)),
 		// A server that is just starting may refuse a right key; by default the
 		// client would give up for good when that happens twice.
@@ -52,18 +77,41 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	if o.Server != nil {
 		options = append(options, nats.InProcessServer(o.Server))
 	}
+	if o.TLSDir != "" && o.Server == nil {
+		secure, err := mutualTLS(o.TLSDir, o.User)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, secure...)
+	}
 	if o.Wait {
 		options = append(options, nats.RetryOnFailedConnect(true))
 	}
-	nc, err := nats.Connect(o.URL, options...)
-	if err != nil {
+	if b.NATS, err = nats.Connect(o.URL, options...); err != nil {
 		return nil, fmt.Errorf("connect to NATS as %s: %w", o.User, err)
 	}
-	js, err := jetstream.New(nc)
-	if err != nil {
+	if b.JetStream, err = jetstream.New(b.NATS); err != nil {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
-	return &Bus{NATS: nc, JetStream: js, streams: map[string]jetstream.Stream{}, read: map[string]Log{}}, nil
+	return b, nil
+}
+
+// mutualTLS shows the server the user's certificate, and believes the server
+// that the authority of the bus vouches for, and no other.
+func mutualTLS(dir, user string) ([]nats.Option, error) {
+	authority, certificate, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, user+".pem"), filepath.Join(dir, user+".key")
+	for _, file := range []string{authority, certificate, key} {
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("certificate of %s: %w (`pawl nats-config` makes it)", user, err)
+		}
+	}
+	options := []nats.Option{nats.Secure(&tls.Config{MinVersion: tls.VersionTLS13}), nats.RootCAs(authority), nats.ClientCert(certificate, key)}
+	for _, option := range options[1:] {
+		if err := option(&nats.Options{}); err != nil {
+			return nil, fmt.Errorf("certificate of %s: %w", user, err)
+		}
+	}
+	return options, nil
 }
 
 // Bound limits one request to the bus. Where the server dies, its answer never
@@ -96,10 +144,33 @@ func (b *Bus) Publish(ctx context.Context, subject string, body proto.Message, h
 	setContentType(m)
 	ctx, cancel := Bound(ctx)
 	defer cancel()
-	if _, err := b.JetStream.PublishMsg(ctx, m, opts...); err != nil {
+	if _, err := b.PublishMsg(ctx, m, opts...); err != nil {
 		return fmt.Errorf("publish %s: %w", subject, err)
 	}
 	return nil
+}
+
+// PublishAfter stores a message if, and only if, the newest one on the subjects
+// of filter is still at that sequence (0: there is none); else it returns
+// ErrConflict. As with Append, it may be stored already, by a call whose answer
+// was lost.
+func (b *Bus) PublishAfter(ctx context.Context, subject string, body proto.Message, filter string, newest uint64) (sequence uint64, err error) {
+	data, err := Encode(body)
+	if err != nil {
+		return 0, err
+	}
+	m := &nats.Msg{Subject: subject, Data: data}
+	setContentType(m)
+	ctx, cancel := Bound(ctx)
+	defer cancel()
+	ack, err := b.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(newest, filter))
+	if IsConflict(err) {
+		return 0, ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("publish %s: %w", subject, err)
+	}
+	return ack.Sequence, nil
 }
 
 // Respond answers a request that is not stored.
@@ -108,10 +179,20 @@ func Respond(m *nats.Msg, body proto.Message) error {
 	if err != nil {
 		return err
 	}
-	answer := nats.NewMsg(m.Reply)
-	answer.Data = data
+	answer := &nats.Msg{Data: data}
 	setContentType(answer)
+	if err := checkInbox(m.Reply); err != nil {
+		return err
+	}
 	return m.RespondMsg(answer)
+}
+
+// RespondTo sends a message to an inbox, and nowhere else.
+func (b *Bus) RespondTo(inbox string, m *nats.Msg) error {
+	if err := checkInbox(inbox); err != nil {
+		return err
+	}
+	return b.NATS.PublishMsg(&nats.Msg{Subject: inbox, Header: m.Header, Data: m.Data})
 }
 
 // Stream returns a handle, kept so that a read costs no STREAM.INFO.
@@ -123,7 +204,11 @@ func (b *Bus) Stream(ctx context.Context, name string) (jetstream.Stream, error)
 	}
 	ctx, cancel := Bound(ctx)
 	defer cancel()
-	s, err := b.JetStream.Stream(ctx, name)
+	var s jetstream.Stream
+	err := b.Permitted(ctx, func(ctx context.Context) (err error) {
+		s, err = b.JetStream.Stream(ctx, name)
+		return err
+	}, "$JS.API.STREAM.INFO."+name)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}

@@ -7,7 +7,7 @@ import (
 
 // Current is the credential that is published after the newest rotation ended.
 type Current struct {
-	Rotation   string // under which it is sealed; empty: never adopted
+	Rotation   string // under which it is sealed; empty: never adopted, or locked
 	User       string
 	Generation uint64
 }
@@ -16,6 +16,9 @@ type Current struct {
 func CurrentOf(log Log, state saga.State) Current {
 	begin := log.Records[0].Body.GetRequested()
 	ended, _ := state.Ended()
+	if state.Flow.Name == saga.Lock {
+		return Current{"", begin.GetBasisUser(), begin.GetGeneration()}
+	}
 	if ended.Event == saga.Completed {
 		for _, e := range []saga.Event{saga.Staged, saga.Adopted} {
 			if r := log.Find(e); r != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -102,6 +103,25 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 	return log, nil
 }
 
+// NewestSeq returns the sequence of the newest event in the credential's log, 0
+// where it is empty: whether anything has happened, for the price of one read.
+func (b *Bus) NewestSeq(ctx context.Context, credential string) (uint64, error) {
+	stream, err := b.Stream(ctx, StreamLog)
+	if err != nil {
+		return 0, err
+	}
+	once, cancel := Bound(ctx)
+	defer cancel()
+	last, err := stream.GetLastMsgForSubject(once, logOf(credential))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the log of %s: %w", credential, err)
+	}
+	return last.Sequence, nil
+}
+
 // remembered returns what this process has read of the rotation before: stored
 // events never change, so only newer ones need to be read. A log that is longer
 // than the stored one is of a store that was replaced, and is forgotten.
@@ -138,6 +158,44 @@ func (b *Bus) ReadRotation(ctx context.Context, credential, rotation string) (Lo
 	return log, err
 }
 
+// FindRotation returns the log of one rotation, whichever credential's it is: one
+// for each where several turned together, in the order of names. None where
+// there is no such rotation.
+func (b *Bus) FindRotation(ctx context.Context, id string) ([]Log, error) {
+	stream, err := b.Stream(ctx, StreamLog)
+	if err != nil {
+		return nil, err
+	}
+	first, err := stream.GetLastMsgForSubject(ctx, LogSubject("*", id, saga.Requested))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find rotation %s: %w", id, err)
+	}
+	credential, _, _, err := ParseLogSubject(first.Subject)
+	if err != nil {
+		return nil, err
+	}
+	log, err := b.ReadRotation(ctx, credential, id)
+	if err != nil || len(log.Records) == 0 {
+		return nil, err
+	}
+	group := log.Records[0].Body.GetRequested().GetGroup()
+	if len(group) == 0 {
+		return []Log{log}, nil
+	}
+	var all []Log
+	for _, name := range group {
+		log, err := b.ReadRotation(ctx, name, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, log)
+	}
+	return all, nil
+}
+
 // readOn reads what was stored after the log's last event, as far as until.
 func (b *Bus) readOn(ctx context.Context, log *Log, until uint64) error {
 	stream, err := b.Stream(ctx, StreamLog)
@@ -160,9 +218,21 @@ func (b *Bus) readOn(ctx context.Context, log *Log, until uint64) error {
 		if err != nil {
 			return err
 		}
+		if !appended(m.Header, log.Credential, log.LastSeq(), m.Sequence) {
+			return fmt.Errorf("%s (sequence %d) was not appended by Pawl: it is no event, and what its rotation does is not known until a person has looked", m.Subject, m.Sequence)
+		}
 		log.Records = append(log.Records, record)
 	}
 	return nil
+}
+
+// appended reports whether a stored event went through the compare-and-set, which
+// no answer of the server does, wherever somebody has it sent, be it with a body
+// that looks like an event: it was the next one after what Append had read, and
+// that was not older than what is before it in its rotation.
+func appended(header nats.Header, credential string, before, seq uint64) bool {
+	expected, err := strconv.ParseUint(header.Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64)
+	return err == nil && header.Get(jetstream.ExpectedLastSubjSeqSubjHeader) == logOf(credential) && before <= expected && expected < seq
 }
 
 func decodeRecord(subject string, header nats.Header, body []byte, seq uint64, at time.Time) (Record, error) {
@@ -190,7 +260,7 @@ func (b *Bus) Append(ctx context.Context, credential, rotation string, e saga.Ev
 	}
 	ctx, cancel := Bound(ctx)
 	defer cancel()
-	ack, err := b.JetStream.PublishMsg(ctx, message, expects(credential, lastSeq))
+	ack, err := b.PublishMsg(ctx, message, expects(credential, lastSeq))
 	if err != nil {
 		return 0, appendError(e, err)
 	}
@@ -219,13 +289,19 @@ func expects(credential string, lastSeq uint64) jetstream.PublishOpt {
 	return jetstream.WithExpectLastSequenceForSubject(lastSeq, logOf(credential))
 }
 
+// IsConflict reports whether a publish was refused because its subject is taken,
+// or because what it expected to be the newest is no longer.
+func IsConflict(err error) bool {
+	refused := new(jetstream.APIError)
+	return errors.As(err, &refused) && slices.Contains(conflicts, refused.ErrorCode)
+}
+
+var conflicts = []jetstream.ErrorCode{errWrongLastSequence, errWrongLastSequenceConstant, ErrSubjectTaken, errBatchDuplicate}
+
 // appendError tells a conflict from other refusals.
 func appendError(e saga.Event, err error) error {
-	if refused := new(jetstream.APIError); errors.As(err, &refused) {
-		switch refused.ErrorCode {
-		case errWrongLastSequence, errWrongLastSequenceConstant, ErrSubjectTaken, errBatchDuplicate:
-			return ErrConflict
-		}
+	if IsConflict(err) {
+		return ErrConflict
 	}
 	return fmt.Errorf("append %s: %w", e, err)
 }

@@ -4,6 +4,7 @@
 package bus
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -35,14 +36,40 @@ func ParseLogSubject(subject string) (credential, rotation string, e saga.Event,
 }
 
 // Subjects beside the log.
-func RequestSubject(credential string) string  { return "pawl.request." + credential }
-func AnswerSubject(request string) string      { return "pawl.answer." + request }
-func NoteSubject(service string) string        { return "pawl.note." + service }
+func RequestSubject(credential string) string   { return "pawl.request." + credential }
+func EmergencySubject(credential string) string { return "pawl.emergency." + credential }
+func AlertSubject(source string) string         { return "pawl.alert." + source }
+func AnswerSubject(request string) string       { return "pawl.answer." + request }
+func NoteSubject(service string) string         { return "pawl.note." + service }
+
+// StartedSubject holds the notes of a service's starts: the newest says by which
+// configuration it worked last.
+func StartedSubject(service string) string     { return "pawl.note." + service + ".started" }
 func DeadSubject(service string) string        { return "pawl.dead." + service }
 func DeadlineSubject(credential string) string { return "pawl.timer.deadline." + credential }
+func DueSubject(credential string) string      { return "pawl.timer.due." + credential }
 func WakeSubject(service, credential string) string {
 	return "pawl.timer.wake." + service + "." + credential
 }
+
+// AlarmSubject holds what was decided about one episode of an alert. Without a
+// credential it is of those that no rule maps to one: no credential's name has
+// an underscore.
+func AlarmSubject(credential, episode string) string {
+	return "pawl.alarm." + cmp.Or(credential, Unmapped) + "." + episode
+}
+
+// Unmapped stands for the credential of an alert that no rule maps to one.
+const Unmapped = "_"
+
+// EvidenceSubject is where a piece of evidence lies, sealed to the incident key:
+// id is unique, so that none replaces another.
+func EvidenceSubject(credential, rotation, node, id string) string {
+	return "pawl.evidence." + credential + "." + rotation + "." + node + "." + id
+}
+
+// TurnsSubject holds what schedules have begun.
+const TurnsSubject = "pawl.timer.turns"
 
 // ArmSubject holds a pending schedule; a newer one on the same subject replaces it.
 func ArmSubject(purpose, credential string) string {

@@ -23,21 +23,38 @@ func TestServersAndServicesAreKilledAtRandom(t *testing.T) {
 	if *full {
 		kills = 300
 	}
-	by := map[string]kind{}
-	var names []string
-	w := newWorld(t, 2, func(apps *site.Apps, _ *pgserver.Server) (all []site.Credential) {
-		for i := range 6 {
-			k := kinds[0]
-			if i%3 == 2 {
-				k = kinds[2]
-			}
-			name := fmt.Sprintf("chaos-%d", i)
-			by[name], names = k, append(names, name)
-			all = append(all, k.credential(name, apps))
+	crowd := &crowd{by: map[string]kind{}}
+	w := newWorld(t, 2, func(apps *site.Apps, _ *pgserver.Server) []site.Credential { return crowd.of(6, apps) })
+	ends := w.rotateThrough(crowd, func() { w.killAtRandom(kills) })
+	t.Logf("%d kills; rotations ended: %v", kills, ends)
+}
+
+// crowd are credentials that rotate at the same time.
+type crowd struct {
+	names []string
+	by    map[string]kind
+}
+
+// of makes n credentials; every third is in-place.
+func (c *crowd) of(n int, apps *site.Apps) (all []site.Credential) {
+	for i := range n {
+		k := kinds[0]
+		if i%3 == 2 {
+			k = kinds[2]
 		}
-		return all
-	})
-	for _, name := range names {
+		name := fmt.Sprintf("chaos-%d", i)
+		c.by[name], c.names = k, append(c.names, name)
+		all = append(all, k.credential(name, apps))
+	}
+	return all
+}
+
+// rotateThrough rotates all of them over and over until disturb returns, and
+// once more; then nothing may be left undone. It returns how many ended how.
+func (w *world) rotateThrough(c *crowd, disturb func()) map[saga.Event]int {
+	t := w.t
+	t.Helper()
+	for _, name := range c.names {
 		if err := w.apps.Start(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
@@ -47,14 +64,14 @@ func TestServersAndServicesAreKilledAtRandom(t *testing.T) {
 	}
 	over, done := context.WithCancel(t.Context())
 	var everybody sync.WaitGroup
-	everybody.Go(func() { defer done(); w.killAtRandom(kills) })
+	everybody.Go(func() { defer done(); disturb() })
 	ends := map[saga.Event]int{}
 	var mu sync.Mutex
-	for _, name := range names {
+	for _, name := range c.names {
 		everybody.Go(func() {
 			for calm := false; !calm; { // the last one begins after the last kill
 				calm = over.Err() != nil
-				end, err := w.onceInChaos(t.Context(), name, by[name])
+				end, err := w.onceInChaos(t.Context(), name, c.by[name])
 				mu.Lock()
 				ends[end]++
 				mu.Unlock()
@@ -66,24 +83,24 @@ func TestServersAndServicesAreKilledAtRandom(t *testing.T) {
 		})
 	}
 	everybody.Wait()
-	for _, name := range names {
+	for _, name := range c.names {
 		log, err := w.client.ReadNewest(t.Context(), name)
 		if err == nil {
 			log, err = w.client.Await(t.Context(), name, log.Rotation, saga.Erased)
 		}
 		if err == nil {
-			err = w.check(t.Context(), name, log, by[name].strategy)
+			err = w.check(t.Context(), name, log, c.by[name].strategy)
 		}
 		if err != nil {
 			t.Errorf("%s at the end: %v", name, err)
 		}
 	}
-	t.Logf("%d kills; rotations ended: %v", kills, ends)
+	return ends
 }
 
 // onceInChaos rotates once, under the eyes of the oracle.
 func (w *world) onceInChaos(ctx context.Context, name string, k kind) (saga.Event, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	oracle := w.site.Watch(ctx, name, 25*time.Millisecond, drainWindow/2)
 	defer oracle.Stop()

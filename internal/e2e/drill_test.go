@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"pawl.dev/internal/bus"
@@ -34,6 +35,7 @@ const (
 	rotate   = pawlv1.Action_ACTION_ROTATE
 	rollback = pawlv1.Action_ACTION_ROLLBACK
 	plan     = pawlv1.Action_ACTION_PLAN
+	contain  = pawlv1.Action_ACTION_CONTAIN
 )
 
 // drainWindow is long enough for the oracle to log in with what it has read.
@@ -50,6 +52,8 @@ var kinds = []kind{
 	{name: "own-admin-back", strategy: "alternating", own: true, fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
 	{name: "cluster", strategy: "alternating", cluster: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.Completed},
 	{name: "cluster-back", strategy: "in-place", cluster: true, fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
+	{name: "emergency", strategy: "alternating", before: []pawlv1.Action{adopt}, action: contain, end: saga.Completed},
+	{name: "emergency-in-place", strategy: "in-place", cluster: true, before: []pawlv1.Action{adopt}, action: contain, end: saga.Completed},
 	{name: "undo-in-place", strategy: "in-place", before: []pawlv1.Action{adopt, rotate}, action: rollback, keep: "1h", end: saga.RolledBack},
 }
 
@@ -239,7 +243,7 @@ func (d drill) String() string {
 
 // run performs the drill and returns what was violated.
 func (w *world) run(ctx context.Context, d drill) error {
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 150*time.Second)
 	defer cancel()
 	if err := w.apps.Start(ctx, d.credential); err != nil {
 		return err
@@ -253,6 +257,7 @@ func (w *world) run(ctx context.Context, d drill) error {
 			return err
 		}
 	}
+	defer w.withdraw(d)
 	oracle := w.site.Watch(ctx, d.credential, 25*time.Millisecond, drainWindow/2)
 	log, err := w.through(ctx, d)
 	oracle.Stop()
@@ -271,7 +276,7 @@ func (w *world) run(ctx context.Context, d drill) error {
 	if ended := log.Find(d.kind.end); ended == nil && d.what == "KILL" {
 		faults = append(faults, fmt.Errorf("ended otherwise than %s: %v %s", d.kind.end, site.Events(log), failureOf(log)))
 	}
-	if d.kind.strategy == "alternating" && len(oracle.Refusals) > 0 {
+	if d.kind.strategy == "alternating" && d.kind.action != contain && len(oracle.Refusals) > 0 {
 		faults = append(faults, fmt.Errorf("%d of %d logins with the published credential were refused: %v", len(oracle.Refusals), oracle.Logins+len(oracle.Refusals), oracle.Refusals[:min(3, len(oracle.Refusals))]))
 	}
 	w.seen.sawOutage(oracle.Outage)
@@ -289,21 +294,62 @@ func (w *world) through(ctx context.Context, d drill) (bus.Log, error) {
 	if d.kind.keep != "" || d.kind.action == adopt {
 		last = []saga.Event{saga.Completed, saga.RolledBack}
 	}
-	if d.what == "STOP" {
-		sleeping, cancel := context.WithTimeout(ctx, 2*stepDeadline)
-		_, _ = w.client.Await(sleeping, d.credential, answer.GetRotation(), last...) // a zombie that holds a lock keeps it from ending
-		cancel()
-		if err := w.wake(ctx, d); err != nil {
-			return bus.Log{}, err
-		}
-	}
-	return w.client.Await(ctx, d.credential, answer.GetRotation(), last...)
+	return w.await(ctx, d, answer.GetRotation(), last...)
 }
 
-// ask asks until the request is accepted: a service that is just being started
-// again may keep a preflight from passing.
+// await waits for the rotation's end. Who is stopped at the drill's points sleeps
+// until then, or for long enough: a zombie that holds a lock keeps it from ending.
+func (w *world) await(ctx context.Context, d drill, rotation string, last ...saga.Event) (log bus.Log, err error) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		log, err = w.client.Await(ctx, d.credential, rotation, last...)
+	}()
+	woken := w.wakeInTime(ctx, d, ended)
+	<-ended
+	return log, errors.Join(err, woken)
+}
+
+func (w *world) wakeInTime(ctx context.Context, d drill, ended <-chan struct{}) error {
+	if d.what != "STOP" {
+		return nil
+	}
+	hit := func() bool { return w.fleet.Hit(d.credential, d.points[0]) }
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for over := false; !over && !hit(); {
+		select {
+		case <-ended:
+			over = true
+		case <-tick.C:
+		}
+	}
+	w.fleet.Withdraw(d.credential, d.points[0]) // nobody would wake who comes by later
+	select {
+	case <-ended:
+	case <-time.After(2 * stepDeadline):
+	}
+	return w.wake(context.WithoutCancel(ctx), d)
+}
+
+// withdraw takes back what was ordered for the drill; who was stopped by it
+// goes on.
+func (w *world) withdraw(d drill) {
+	for _, p := range d.points {
+		w.fleet.Withdraw(d.credential, p)
+		if pid, _, err := w.fleet.Stopped(d.credential, p); err == nil && d.what == "STOP" {
+			_ = syscall.Kill(pid, syscall.SIGCONT) // it may have been woken, or have died
+		}
+	}
+}
+
+// ask asks until it is answered for a reason of its own: other drills may have
+// stopped every replica of a service, without which a request is refused.
 func (w *world) ask(ctx context.Context, credential string, action pawlv1.Action) (*pawlv1.Answer, error) {
 	answer, err := w.client.Ask(ctx, credential, action)
+	for err == nil && answer.GetOutcome() == pawlv1.Outcome_OUTCOME_REJECTED && strings.Contains(answer.GetReason(), "does not answer") {
+		answer, err = w.client.Ask(ctx, credential, action)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,8 @@ var (
 )
 
 const (
-	ackWait      = time.Second     // after which a dead service's work is given to another
-	stepDeadline = 8 * time.Second // instead of minutes
+	ackWait      = time.Second      // after which a dead service's work is given to another
+	stepDeadline = 12 * time.Second // instead of minutes
 )
 
 // world is an installation under test.
@@ -83,25 +83,7 @@ func (s *sightings) longest() time.Duration {
 	return s.outage
 }
 
-// binaries builds the services once per test run that needs them.
-var binaries = sync.OnceValues(func() (dir string, err error) {
-	if dir, err = os.MkdirTemp("", "pawl-e2e-bin-"); err != nil {
-		return "", err
-	}
-	built = dir
-	return dir, site.Binaries(context.Background(), dir)
-})
-
-var built string // where binaries put them
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built) // a leftover in the temporary directory
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(site.Run(m)) }
 
 // newWorld starts an installation with the credentials that layOut names, and
 // so many replicas of each service. After the test it looks for passwords where
@@ -123,11 +105,19 @@ func newWorld(t *testing.T, replicas int, layOut func(*site.Apps, *pgserver.Serv
 // newWorldOn does so on servers that run already, of which one is "primary".
 func newWorldOn(t *testing.T, replicas int, nodes []site.Node, layOut func(*site.Apps) []site.Credential) *world {
 	t.Helper()
+	return newWorldWith(t, replicas, layOut, func(dir, otlp string, credentials []site.Credential) (*site.Site, error) {
+		return site.NewCluster(t.Context(), dir, nodes, otlp, credentials)
+	})
+}
+
+// newWorldWith does so on the site that build makes.
+func newWorldWith(t *testing.T, replicas int, layOut func(*site.Apps) []site.Credential, build func(dir, otlp string, credentials []site.Credential) (*site.Site, error)) *world {
+	t.Helper()
 	w := &world{t: t, apps: site.NewApps(), random: newRandom(t), seen: &sightings{secrets: map[string]bool{}}}
 	t.Cleanup(w.apps.Close)
 	w.spans = newCollector(t)
 	var err error
-	if w.site, err = site.NewCluster(t.Context(), t.TempDir(), nodes, w.spans.server.URL, layOut(w.apps)); err != nil {
+	if w.site, err = build(t.TempDir(), w.spans.server.URL, layOut(w.apps)); err != nil {
 		t.Fatal(err)
 	}
 	w.apps.Use(w.site)
@@ -138,14 +128,14 @@ func newWorldOn(t *testing.T, replicas int, nodes []site.Node, layOut func(*site
 
 // loudestLogging makes PostgreSQL write down whatever it is told.
 func loudestLogging() map[string]string {
-	return map[string]string{"max_connections": "1000", "log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on",
+	return map[string]string{"max_connections": "1000", "authentication_timeout": "5s", "log_statement": "all", "log_min_duration_statement": "0", "log_connections": "on",
 		"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on", "pg_stat_statements.track": "all"}
 }
 
 func (w *world) startFleet(replicas int) {
 	t := w.t
 	t.Helper()
-	built, err := binaries()
+	built, err := site.Binaries()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,6 +242,8 @@ func (w *world) in(t *testing.T) *world {
 // wake continues the processes that the drill has stopped, and waits until
 // each has seen that it came too late.
 func (w *world) wake(ctx context.Context, d drill) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	var faults []error
 	for _, p := range d.points {
 		if !w.fleet.Hit(d.credential, p) {

@@ -16,8 +16,9 @@ import (
 
 // Point ends the process with SIGKILL, or stops it with SIGSTOP, if the file
 // CREDENTIAL@NAME exists in the directory named by PAWL_FAULTS. The file holds
-// the signal: "KILL" or "STOP". It is renamed to CREDENTIAL@NAME.hit first, so
-// that each order is carried out once, by one process.
+// the signal: "KILL" or "STOP". It is renamed to CREDENTIAL@NAME.taken first, so
+// that each order is carried out once, by one process, whose id is then in
+// CREDENTIAL@NAME.hit.
 func Point(credential, name string) {
 	dir := os.Getenv("PAWL_FAULTS")
 	if dir == "" {
@@ -28,10 +29,12 @@ func Point(credential, name string) {
 	if err != nil {
 		return
 	}
-	if os.Rename(order, order+".hit") != nil {
+	taken := order + ".taken"
+	if os.Rename(order, taken) != nil {
 		return // another replica took it
 	}
-	_ = os.WriteFile(order+".hit", []byte(strconv.Itoa(os.Getpid())), 0o600) // tells the test whom to wake
+	_ = os.WriteFile(taken, []byte(strconv.Itoa(os.Getpid())), 0o600) // tells the test whom to wake
+	_ = os.Rename(taken, order+".hit")
 	if strings.TrimSpace(string(what)) == "STOP" {
 		stop()
 		return

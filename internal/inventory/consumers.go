@@ -10,8 +10,8 @@ import (
 )
 
 var (
-	restartsReady = []string{"process", "command", "http", "none", "pgbouncer"}
-	restartsLater = []string{"compose", "container", "swarm_service", "systemd", "kubernetes"}
+	restartsReady = []string{"process", "command", "http", "none", "pgbouncer", "compose", "container", "swarm_service"}
+	restartsLater = []string{"systemd", "kubernetes"}
 )
 
 // What may take longer than the saga's restart step would be given up half-way.
@@ -80,6 +80,12 @@ func readRestart(v value) Restart {
 		return Restart{HTTP: readHTTPCall(body)}
 	case "pgbouncer":
 		return Restart{Pgbouncer: readReconnect(body)}
+	case "compose":
+		return Restart{Compose: readCompose(body)}
+	case "container":
+		return Restart{Container: readContainer(body)}
+	case "swarm_service":
+		return Restart{Swarm: readSwarmService(body)}
 	case "none":
 		body.object() // takes no settings
 	}

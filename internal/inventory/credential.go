@@ -6,34 +6,34 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"pawl.dev/internal/secret"
 )
 
 func (d *document) credential(v value, inv *Inventory) *Credential {
 	v.checkName(v.key)
-	o := v.object("cluster", "nodes", "database", "role", "strategy", "rotate_every", "drain", "drain_deadline",
-		"keep", "group", "password_length", "publish", "consumers", "verify")
+	o := v.object(append([]string{"cluster", "nodes", "database", "role", "strategy", "drain", "drain_deadline",
+		"keep", "group", "publish", "consumers", "verify", "apart", "promotes", "within"}, policyKeys...)...)
 	c := &Credential{
-		Name:           v.key,
-		Database:       cmp.Or(o.at("database").text(), "postgres"),
-		Role:           o.at("role").required("the PostgreSQL role that applications log in as"),
-		Strategy:       readStrategy(o.at("strategy")),
-		Drain:          o.at("drain").duration(2*time.Minute, 0, 30*day),
-		DrainDeadline:  o.at("drain_deadline").duration(24*time.Hour, time.Second, 90*day),
-		Keep:           o.at("keep").duration(time.Hour, 0, 90*day),
-		Group:          o.at("group").text(),
-		PasswordLength: o.at("password_length").integer(secret.DefaultLength, 32, 128),
+		Name:          v.key,
+		Database:      cmp.Or(o.at("database").text(), "postgres"),
+		Role:          o.at("role").required("the PostgreSQL role that applications log in as"),
+		Strategy:      readStrategy(o.at("strategy")),
+		Drain:         o.at("drain").duration(2*time.Minute, 0, 30*day),
+		DrainDeadline: o.at("drain_deadline").duration(24*time.Hour, time.Second, 90*day),
+		Keep:          o.at("keep").duration(time.Hour, 0, 90*day),
+		Group:         o.at("group").text(),
 	}
 	cluster := o.at("cluster")
 	name := cluster.required("the cluster that the role is in")
 	cluster.reference("cluster", slices.Collect(maps.Keys(inv.Clusters)))
-	var policy time.Duration
+	var policy Environment
 	if c.Cluster = inv.Clusters[name]; c.Cluster != nil {
-		policy = inv.Environments[c.Cluster.Environment].RotateEvery
+		policy = inv.Environments[c.Cluster.Environment]
 		c.Nodes = readPrimaries(o.at("nodes"), c.Cluster)
 	}
-	c.RotateEvery = o.at("rotate_every").rotateEvery(policy)
+	c.RotateEvery = o.at("rotate_every").rotateEvery(policy.RotateEvery)
+	c.Policy = o.policy(policy.Policy)
+	c.PasswordLength, c.PasswordAlphabet = o.passwords(policy.PasswordLength, policy.PasswordAlphabet)
+	d.policies[c.Name] = o
 	if c.DrainDeadline <= c.Drain {
 		at := o.at("drain_deadline")
 		if at.node == nil {

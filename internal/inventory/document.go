@@ -26,6 +26,7 @@ type document struct {
 	accounts  map[string][]ownAccount // who reads a password from this file
 	resolved  map[string]string       // paths without their symbolic links
 	groups    map[string]groupPlaces  // by credential
+	policies  map[string]object       // by credential: all that is said of it
 }
 
 // remark is what is to be said of one line.

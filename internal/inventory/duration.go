@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,29 +47,4 @@ func inDays(length time.Duration) string {
 
 func badDuration(text string) error {
 	return fmt.Errorf("%.60q is not a duration: write numbers with units, such as 30s, 5m, 1h30m, 90d or 2w", text)
-}
-
-var weekdays = []string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
-
-// checkWindow checks the form of a maintenance window. One that ends before it
-// begins ends on the next day.
-func checkWindow(text string) error {
-	fix := fmt.Errorf(`the window %.60q must look like "Sun 02:00-05:00 Europe/Berlin": weekday, from-to, time zone`, text)
-	parts := strings.Fields(text)
-	if len(parts) != 3 {
-		return fix
-	}
-	from, to, ok := strings.Cut(parts[1], "-")
-	_, errFrom := time.Parse("15:04", from)
-	_, errTo := time.Parse("15:04", to)
-	switch {
-	case !slices.Contains(weekdays, parts[0]):
-		return fmt.Errorf("%w; the weekday is one of %s", fix, strings.Join(weekdays, ", "))
-	case !ok || errFrom != nil || errTo != nil || len(from) != 5 || len(to) != 5 || from == to:
-		return fmt.Errorf("%w; the times are two, from 00:00 to 23:59", fix)
-	}
-	if _, err := time.LoadLocation(parts[2]); err != nil || parts[2] == "Local" {
-		return fmt.Errorf("%w; the zone is one of IANA's names, such as Europe/Berlin or UTC", fix)
-	}
-	return nil
 }

@@ -27,6 +27,12 @@ func checkInvariants(t testing.TB, inv *Inventory) {
 			must(n.Name == name && n.Host != "" && n.Port > 0, "node", n)
 		}
 	}
+	for _, r := range inv.Alerts.Rules {
+		must(r.Credential == inv.Credentials[r.Credential.Name] && r.Labels[LabelAlert] != "", "rule", r)
+	}
+	for name, r := range inv.Alerts.Receivers {
+		must(nameForm.MatchString(name) && inv.Alerts.Listen != "" && (r.TokenFile != "") != (r.PasswordFile+r.HMACFile != ""), "receiver", r)
+	}
 	owner := map[string]string{}
 	for name, c := range inv.Credentials {
 		must(c.Name == name && nameForm.MatchString(name) && c.Cluster != nil && len(c.Nodes) > 0 && c.Primary().ReplicaOf == "", "credential", c)
@@ -34,15 +40,20 @@ func checkInvariants(t testing.TB, inv *Inventory) {
 		must(c.Drain >= 0 && c.Drain < c.DrainDeadline && c.Keep >= 0 && c.PasswordLength >= 32, "numbers", c)
 		must(len(c.Publish) > 0, "no sink", c)
 		for _, login := range c.Logins() {
-			key := c.Cluster.Name + "\x00" + login
-			must(login != "" && len(login) <= 63 && owner[key] == "", "login", login)
-			owner[key] = name
+			for _, n := range c.Nodes { // a worker may have a password of its own for it
+				key := n.Address() + "\x00" + login
+				must(login != "" && len(login) <= 63 && owner[key] == "", "login", login)
+				owner[key] = name
+			}
 		}
 		checkSinks(t, c)
 		for _, k := range c.Consumers {
 			must(k.Name != "" && k.ApplicationName != "" && (k.Instances > 0 || k.Restart.Pgbouncer != nil), "consumer", k)
 			must(k.Restart.Process == nil || filepath.IsAbs(k.Restart.Process.PIDFile) && (k.Restart.Process.Signal == "") != (len(k.Restart.Process.Start) == 0), "process", k)
 			must(k.Restart.Command == nil || len(k.Restart.Command.Argv) > 0, "command", k)
+			must(k.Restart.Swarm == nil || k.Restart.Swarm.Service != "" && k.Restart.Swarm.Timeout > 0, "swarm service", k)
+			must(k.Restart.Container == nil || (k.Restart.Container.Name == "") != (k.Restart.Container.Label == ""), "container", k)
+			must(k.Restart.Compose == nil || k.Restart.Compose.Service != "" && filepath.IsAbs(k.Restart.Compose.Dir), "compose", k)
 			must(k.Restart.HTTP == nil || k.Restart.HTTP.URL != "" && k.Restart.HTTP.Timeout > 0, "http", k)
 		}
 		must(slices.ContainsFunc(c.Publish, func(s Sink) bool { return !s.Lookup() }), "lookups alone", c)
@@ -63,6 +74,10 @@ func checkSinks(t testing.TB, c *Credential) {
 		case s.Pgbouncer != nil:
 			if u := s.Pgbouncer; !filepath.IsAbs(u.Path) || u.AuthFile == "" || u.Console.Host == "" || u.Console.Port == 0 || u.Console.User == "" {
 				t.Errorf("pgbouncer: %+v", u)
+			}
+		case s.DockerSecret != nil:
+			if d := s.DockerSecret; len(d.Name) == 0 || len(d.Name) > longestSecret || d.Target == "" || d.Format == "" || len(d.Services) == 0 {
+				t.Errorf("docker secret: %+v", d)
 			}
 		case (s.Dotenv == nil) == (s.File == nil):
 			t.Errorf("sink: %+v", s)

@@ -22,21 +22,20 @@ type Inventory struct {
 	Environments map[string]Environment
 	Clusters     map[string]*Cluster
 	Credentials  map[string]*Credential
+	Schedule     Schedule
 	// ReconcileEvery is how often what every node and sink holds is compared with
 	// what it should; default 30s, from 1s.
 	ReconcileEvery time.Duration
+	Alerts         Alerts
+	WatchLogins    WatchLogins
+	Dashboard      Dashboard
+	Docker         Docker
 
 	// Warnings are what a person should read and what does not stop anything,
 	// one line each, in the order of the file.
 	Warnings []string
 
 	digest string
-}
-
-// NATS says where the bus is. With URL empty, `pawl up` embeds it on Listen.
-type NATS struct {
-	URL    string
-	Listen string // default 127.0.0.1:4222
 }
 
 // Telemetry overrides the standard OTEL_* variables.
@@ -49,7 +48,9 @@ type Telemetry struct {
 // Environment is a rotation policy.
 type Environment struct {
 	RotateEvery time.Duration
-	Windows     []string
+	Policy
+	PasswordLength   int
+	PasswordAlphabet string
 }
 
 // Cluster is a set of PostgreSQL nodes that one admin manages.
@@ -99,21 +100,26 @@ const siblingSuffix = "_b"
 // Credential is one login of applications, and everything that must follow
 // when it turns.
 type Credential struct {
-	Name           string
-	Cluster        *Cluster
-	Nodes          []Node // primaries, in the configured order; default: every primary of the cluster, by name; physical replicas follow them
-	Database       string // what applications connect to; default "postgres"
-	Role           string // any PostgreSQL name, unquoted here
-	Strategy       string
-	RotateEvery    time.Duration // default: the environment's
-	Drain          time.Duration // default 2m; 0: one empty look
-	DrainDeadline  time.Duration // default 24h
-	Keep           time.Duration // default 1h
-	PasswordLength int           // default 43, at least 32
-	Publish        []Sink
-	Consumers      []Consumer
-	Verify         []Probe
-	Group          string // credentials of one group turn together; empty: none
+	Name             string
+	Cluster          *Cluster
+	Nodes            []Node // primaries, in the configured order; default: every primary of the cluster, by name; physical replicas follow them
+	Database         string // what applications connect to; default "postgres"
+	Role             string // any PostgreSQL name, unquoted here
+	Strategy         string
+	RotateEvery      time.Duration // default: the environment's
+	Drain            time.Duration // default 2m; 0: one empty look
+	DrainDeadline    time.Duration // default 24h
+	Keep             time.Duration // default 1h
+	PasswordLength   int           // default: as many as hold 256 bits, 43; at least 32
+	PasswordAlphabet string        // the characters themselves; default secret.Base62
+	Publish          []Sink
+	Consumers        []Consumer
+	Verify           []Probe
+	Group            string // credentials of one group turn together; empty: none
+	Policy
+	Apart    []string      // credentials that no schedule turns near this one, in the order of names; it is theirs, too
+	Promotes string        // the credential that must have been turned before a schedule turns this one; empty: none
+	Within   time.Duration // how long before, at most; default 7d
 }
 
 // Sink is one place where the credential is published; exactly one field is set.
@@ -122,6 +128,8 @@ type Sink struct {
 	File      *File
 	Pgpass    *Pgpass
 	Pgbouncer *Userlist
+	// DockerSecret cannot be read back.
+	DockerSecret *DockerSecret
 }
 
 // Lookup reports whether the sink maps login names to secrets: it holds both
@@ -192,6 +200,9 @@ type Restart struct {
 	Command   *Command
 	HTTP      *HTTPCall
 	Pgbouncer *Reconnect
+	Swarm     *SwarmService
+	Container *Container
+	Compose   *Compose
 }
 
 // Process signals, or stops and starts, a local process.

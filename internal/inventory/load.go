@@ -50,7 +50,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 	}
 	d := &document{
 		name: path, file: absolute, dir: filepath.Dir(absolute),
-		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]ownAccount{}, resolved: map[string]string{}, groups: map[string]groupPlaces{},
+		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]ownAccount{}, resolved: map[string]string{}, groups: map[string]groupPlaces{}, policies: map[string]object{},
 	}
 	inv := d.inventory(value{doc: d, node: root, line: root.Line})
 	if err := d.err(); err != nil {
@@ -64,7 +64,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 
 // inventory reads the whole file: first what later parts refer to.
 func (d *document) inventory(v value) *Inventory {
-	o := v.object("nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "reconcile_every")
+	o := v.object("nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "reconcile_every", "alerts", "watch_logins", "schedule", "dashboard", "docker")
 	inv := &Inventory{
 		File:           d.file,
 		NATS:           readNATS(o.at("nats")),
@@ -73,8 +73,11 @@ func (d *document) inventory(v value) *Inventory {
 		Telemetry:      readTelemetry(o.at("telemetry")),
 		Contacts:       map[string]string{},
 		ReconcileEvery: o.at("reconcile_every").duration(30*time.Second, time.Second, time.Hour),
+		WatchLogins:    readWatchLogins(o.at("watch_logins")),
 		Environments:   map[string]Environment{},
 		Clusters:       map[string]*Cluster{},
+		Dashboard:      readDashboard(o.at("dashboard")),
+		Docker:         readDocker(o.at("docker")),
 		Credentials:    map[string]*Credential{},
 	}
 	at := o.at("keys_dir")
@@ -98,16 +101,9 @@ func (d *document) inventory(v value) *Inventory {
 		inv.Credentials[e.key] = d.credential(e, inv)
 	}
 	d.checkGroups(inv)
+	inv.Alerts = readAlerts(o.at("alerts"), inv.Credentials)
+	inv.Schedule = d.schedule(o.at("schedule"), inv)
 	return inv
-}
-
-func readNATS(v value) NATS {
-	o := v.object("url", "listen")
-	n := NATS{URL: o.at("url").servers(), Listen: o.at("listen").address("127.0.0.1:4222", 1)}
-	if o.at("url").node != nil && o.at("listen").node != nil {
-		o.at("listen").fault("stands beside url: keep listen for the embedded server, or url for yours")
-	}
-	return n
 }
 
 func readTelemetry(v value) Telemetry {
@@ -120,15 +116,9 @@ func readTelemetry(v value) Telemetry {
 }
 
 func readEnvironment(v value) Environment {
-	o := v.object("rotate_every", "windows")
-	e := Environment{RotateEvery: o.at("rotate_every").rotateEvery(0)}
-	for _, w := range o.at("windows").list() {
-		text := w.text()
-		if err := checkWindow(text); w.node != nil && err != nil {
-			w.fault("%v", err)
-		}
-		e.Windows = append(e.Windows, text)
-	}
+	o := v.object(policyKeys...)
+	e := Environment{RotateEvery: o.at("rotate_every").rotateEvery(0), Policy: o.policy(Policy{})}
+	e.PasswordLength, e.PasswordAlphabet = o.passwords(0, "")
 	return e
 }
 

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pawl.dev/internal/calendar"
+	"pawl.dev/internal/secret"
 )
 
 // valid is a configuration without fault; tests change one thing in it.
@@ -80,9 +83,14 @@ func TestDefaultsAreFilledIn(t *testing.T) {
 	dir := filepath.Dir(inv.File)
 	cluster := inv.Clusters["main"]
 	primary := Node{Name: "primary", Host: "127.0.0.1", Port: 5432}
+	window, err := calendar.ParseWindow("Sun 02:00-05:00 Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := &Credential{
 		Name: "app", Cluster: cluster, Nodes: []Node{primary}, Database: "postgres", Role: "app", Strategy: Alternating,
-		RotateEvery: 90 * day, Drain: 2 * time.Minute, DrainDeadline: 24 * time.Hour, Keep: time.Hour, PasswordLength: 43,
+		RotateEvery: 90 * day, Drain: 2 * time.Minute, DrainDeadline: 24 * time.Hour, Keep: time.Hour, PasswordLength: 43, PasswordAlphabet: secret.Base62,
+		Policy:  Policy{Windows: []calendar.Window{window}, Remind: 7 * day},
 		Publish: []Sink{{Dotenv: &Dotenv{Path: filepath.Join(dir, ".env"), User: "APP_USER", Password: "APP_PASSWORD"}}},
 		Consumers: []Consumer{{
 			Name: "api", ApplicationName: "api", Instances: 1,

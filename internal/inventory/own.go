@@ -100,3 +100,16 @@ func (d *document) checkPaths(v value, c *Credential) {
 		}
 	}
 }
+
+// IsOwn reports whether Pawl itself logs in with the credential.
+func (c *Credential) IsOwn() bool {
+	if c.Cluster == nil {
+		return false
+	}
+	for _, a := range c.Cluster.accounts() {
+		if a.Credential == c.Name {
+			return true
+		}
+	}
+	return false
+}

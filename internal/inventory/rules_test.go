@@ -28,7 +28,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, old, with, want string }{
 		// The form of the file.
 		{"a key twice", "keys_dir: keys", "data_dir: other", "2: data_dir: stands twice, first on line 1: keep one"},
-		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials, reconcile_every)`},
+		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials, reconcile_every, alerts, watch_logins, schedule, dashboard, docker)`},
 		{"an alias", "environment: production", "environment: &e production\n    observer: *e", "8: clusters.main.observer: YAML aliases are not read here: write the value out"},
 		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.\"<<\": YAML merge keys are not read here: write the values out"},
 		{"a scalar for a mapping", account, "pawl_admin", "8: clusters.main.admin: must be a mapping, that is, lines of key: value"},
@@ -40,6 +40,11 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 		{"the default keys inside the data", "data_dir: data\nkeys_dir: keys", "data_dir: .", "1: keys_dir: is inside data_dir: whoever copies the data would hold the keys that open it: name a folder elsewhere"},
 		{"two buses", "keys_dir: keys", `nats: {url: "nats://h:4222", listen: "127.0.0.1:4222"}`, "2: nats.listen: stands beside url: keep listen for the embedded server, or url for yours"},
 		{"a password in the bus URL", "keys_dir: keys", `nats: {url: "nats://pawl:hunter2@h:4222"}`, "2: nats.url: passwords never stand in this file: take what stands before the @ out of the URL"},
+		{"servers by two schemes", "keys_dir: keys", `nats: {url: "tls://a:4222,nats://b:4222"}`, "2: nats.url: names servers by tls:// and by nats://: write all of them by one, tls:// but for tests"},
+		{"a server that is none", "keys_dir: keys", `nats: {url: "tls://a:4222, b:4222"}`, "2: nats.url: must be a URL such as nats://127.0.0.1:8080 (nats, tls, ws, wss)"},
+		{"two replicas", "keys_dir: keys", `nats: {url: "tls://a:4222", replicas: 2}`, "2: nats.replicas: two servers are less than one: without either, nothing is decided: write 1 or 3"},
+		{"four replicas", "keys_dir: keys", `nats: {url: "tls://a:4222", replicas: 4}`, `2: nats.replicas: "4" must be a whole number from 1 to 3`},
+		{"replicas of the embedded server", "keys_dir: keys", `nats: {replicas: 3}`, "2: nats.replicas: the embedded server is one: name the servers of your cluster in url"},
 		{"an address without a port", "keys_dir: keys", `nats: {listen: localhost}`, `2: nats.listen: must be host:port, such as "127.0.0.1:4222"`},
 		{"an address with a wild port", "keys_dir: keys", `telemetry: {metrics: "localhost:123456"}`, `2: telemetry.metrics: the port must be a number from 0 to 65535`},
 		{"telemetry to something else", "keys_dir: keys", `telemetry: {otlp: "127.0.0.1:4318"}`, "2: telemetry.otlp: must be a URL such as http://127.0.0.1:8080 (http, https)"},
@@ -97,8 +102,8 @@ func one(t *testing.T, old, with, want string) {
 
 func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, with, want string }{
-		{"of a later version", "docker_secret: {name: dsn, format: dsn, services: [api]}", "docker_secret: docker_secret is not supported by this version yet: use dotenv, file, pgpass, pgbouncer"},
-		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: dotenv, file, pgpass, pgbouncer, docker_secret, kubernetes_secret, github_actions, gitlab_ci, vault_kv)`},
+		{"of a later version", "vault_kv: {path: kv/app}", "vault_kv: vault_kv is not supported by this version yet: use " + strings.Join(sinksReady, ", ")},
+		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: ` + strings.Join(append(slices.Clone(sinksReady), sinksLater...), ", ") + ")"},
 		{"that are two", sink + "\n        file: {path: f, format: json}", ": has two kinds of sink, dotenv and file: keep one"},
 		{"with a password for a key", "dotenv: {path: .env, user: APP_USER, password: \"hunter2!\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
 		{"with an index out of reach", "dotenv: {path: .env, user: U, password: \"P[-1]\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
@@ -127,7 +132,7 @@ func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
 
 func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, with, want string }{
-		{"a restart of a later version", "systemd: {unit: api}", "systemd: systemd is not supported by this version yet: use process, command, http, none, pgbouncer"},
+		{"a restart of a later version", "systemd: {unit: api}", "systemd: systemd is not supported by this version yet: use " + strings.Join(restartsReady, ", ")},
 		{"two restarts", "none: {}, command: [a]", ": has two kinds of restart, none and command: keep one"},
 		{"no pid file", "process: {signal: HUP}", "process.pid_file: is missing: the file that holds the process's id"},
 		{"neither signal nor start", "process: {pid_file: p}", "process: says not how to restart: add signal: HUP, or start: [program, argument]"},
@@ -157,11 +162,11 @@ func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 }
 
 func TestWhatLaterVersionsBringIsRefusedByName(t *testing.T) {
-	for _, kind := range []string{"docker_secret", "kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"} {
-		one(t, sink, kind+": {x: 1}", "18: credentials.app.publish[0]."+kind+": "+kind+" is not supported by this version yet: use dotenv, file, pgpass, pgbouncer")
+	for _, kind := range sinksLater {
+		one(t, sink, kind+": {x: 1}", "18: credentials.app.publish[0]."+kind+": "+kind+" is not supported by this version yet: use "+strings.Join(sinksReady, ", "))
 	}
-	for _, kind := range []string{"compose", "container", "swarm_service", "systemd", "kubernetes"} {
-		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use process, command, http, none, pgbouncer")
+	for _, kind := range restartsLater {
+		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use "+strings.Join(restartsReady, ", "))
 	}
 }
 

@@ -179,18 +179,6 @@ func (v value) checkURL(text string, schemes []string) {
 	}
 }
 
-// servers is one NATS URL, or several with commas between.
-func (v value) servers() string {
-	text := v.text()
-	if text == "" {
-		return ""
-	}
-	for server := range strings.SplitSeq(text, ",") {
-		v.checkURL(strings.TrimSpace(server), []string{"nats", "tls", "ws", "wss"})
-	}
-	return text
-}
-
 func (v value) checkPort(port string, least uint64) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < least {
 		v.fault("the port must be a number from %d to 65535", least)

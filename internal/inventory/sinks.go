@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	sinksReady = []string{"dotenv", "file", "pgpass", "pgbouncer"}
-	sinksLater = []string{"docker_secret", "kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"}
+	sinksReady = []string{"dotenv", "file", "pgpass", "pgbouncer", "docker_secret"}
+	sinksLater = []string{"kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"}
 )
 
 func readPublish(v value, c *Credential) []Sink {
@@ -26,6 +26,8 @@ func readPublish(v value, c *Credential) []Sink {
 			sinks, places = append(sinks, Sink{Pgpass: readPgpass(body, c)}), append(places, body)
 		case "pgbouncer":
 			sinks, places = append(sinks, Sink{Pgbouncer: readUserlist(body, c)}), append(places, body)
+		case "docker_secret":
+			sinks, places = append(sinks, Sink{DockerSecret: readDockerSecret(body)}), append(places, body)
 		}
 	}
 	if v.node == nil || v.isEmptyList() {
@@ -35,6 +37,7 @@ func readPublish(v value, c *Credential) []Sink {
 		v.fault("pgpass and pgbouncer tell what password a login has, not which login to use: add a dotenv or a file sink, which applications read that from")
 	}
 	checkWhole(sinks, places, c.Strategy)
+	checkServices(sinks, places, c.Strategy)
 	return sinks
 }
 

@@ -163,6 +163,43 @@ func (c *Console) Servers(ctx context.Context, users []string) ([]Server, error)
 	return servers, err
 }
 
+// Cut ends every connection, clients' and servers', of the databases in which one
+// of the users has any, and lets new ones in. It returns how many databases that
+// were. One that another attempt left closed is opened.
+func (c *Console) Cut(ctx context.Context, users []string) (databases int, err error) {
+	used := map[string]bool{}
+	for _, show := range []string{"SHOW CLIENTS", "SHOW SERVERS"} {
+		rows, err := c.run(ctx, show)
+		if err != nil {
+			return 0, err
+		}
+		for _, row := range rows {
+			if slices.Contains(users, row["user"]) {
+				used[row["database"]] = true
+			}
+		}
+	}
+	rows, err := c.run(ctx, "SHOW DATABASES")
+	if err != nil {
+		return 0, err
+	}
+	for _, row := range rows {
+		name := row["name"]
+		if used[name] {
+			databases++
+			if _, err := c.run(ctx, "KILL "+pgx.Identifier{name}.Sanitize()); err != nil {
+				return databases, err
+			}
+		}
+		if used[name] || row["paused"] == "1" {
+			if _, err := c.run(ctx, "RESUME "+pgx.Identifier{name}.Sanitize()); err != nil {
+				return databases, err
+			}
+		}
+	}
+	return databases, nil
+}
+
 // Is reports whether both are the same connection.
 func (s Server) Is(other Server) bool { return s.id == other.id }
 

@@ -11,14 +11,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/secret"
 )
 
 // maxSessions of one account on one node: many rotations share them.
 const maxSessions = 8
 
 // maxTrusted is how long an idle session is used again unasked. An older one is
-// asked first whether its server still lives, and replaced where it does not.
-const maxTrusted = 5 * time.Millisecond
+// asked first whether its server still lives, and replaced where it does not. No
+// server restarts in less.
+const maxTrusted = 100 * time.Millisecond
 
 // Admin is one of Pawl's own accounts on one node: a small pool of sessions,
 // opened when needed. Safe for concurrent use.
@@ -44,7 +46,9 @@ func NewAdmin(node inventory.Node, account inventory.Account, others Others) (*A
 	}
 	target.fill(config.ConnConfig)
 	// Parsing and planning the catalogue queries costs the server more than
-	// running them. What holds a verifier never comes this way: see Tx.exec.
+	// running them, and one plan does for all that they are asked. What holds a
+	// verifier never comes this way: see Tx.exec.
+	config.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	config.ConnConfig.StatementCacheCapacity = 64
 	a := &Admin{Node: node.Name, account: account, target: target}
@@ -85,6 +89,7 @@ func (a *Admin) prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
+	a.logins.prove(inventory.Login{User: conn.Config().User, Password: secret.New(conn.Config().Password)})
 	a.catalog.Store(catalog)
 	_, err = conn.Exec(ctx, `SELECT set_config('log_transaction_sample_rate', '0', false)
 		WHERE current_setting('log_transaction_sample_rate')::float8 > 0`)
@@ -116,11 +121,27 @@ func (a *Admin) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		if refused && tries < 3 && a.logins.search(ctx, login, a.try) {
 			continue
 		}
-		if IsRefused(err, WrongPassword) {
-			err = &hint{err, "correct what " + a.account.PasswordSource() + " holds"}
-		}
-		return conn, err
+		return conn, a.hinted(err)
 	}
+}
+
+// CheckLogin finds out whether the next session could be opened, though those
+// that are open do not need what the account's file holds. It logs in only where
+// that is not what the newest session was opened with.
+func (a *Admin) CheckLogin(ctx context.Context) error {
+	err := a.logins.check(ctx, a.try)
+	if err == nil || errors.As(err, new(*hint)) {
+		return err
+	}
+	return a.hinted(fmt.Errorf("%s: %w", a.Node, err))
+}
+
+// hinted names the fix of a wrong password.
+func (a *Admin) hinted(err error) error {
+	if IsRefused(err, WrongPassword) {
+		return &hint{err, "correct what " + a.account.PasswordSource() + " holds"}
+	}
+	return err
 }
 
 // try logs in once.

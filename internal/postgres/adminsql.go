@@ -28,7 +28,7 @@ func AdminSQL(admin, observer inventory.Account, roles []string) string {
 	for _, account := range accounts {
 		fmt.Fprintf(&sql, createRole, literal(account), identifier(account), "LOGIN NOINHERIT")
 	}
-	fmt.Fprintf(&sql, "ALTER ROLE %s CREATEROLE INHERIT;\nGRANT pg_read_all_stats TO %[1]s;\n", identifier(admin.User))
+	fmt.Fprintf(&sql, "ALTER ROLE %s CREATEROLE INHERIT;\nGRANT pg_read_all_stats, pg_signal_backend TO %[1]s;\n", identifier(admin.User))
 	if len(accounts) == 2 {
 		fmt.Fprintf(&sql, "ALTER ROLE %s INHERIT;\nGRANT pg_monitor TO %[1]s;\n", identifier(observer.User))
 	}

@@ -24,13 +24,13 @@ func TestLeastPrivilegeAdminCanDoItAllAndNoMore(t *testing.T) {
 	}
 	super := root(t)
 	for name, verifier := range map[string]secret.String{"pawl_admin": adminVerifier, "pawl_observer": observerVerifier} {
-		if err := super.Fenced(t.Context(), Fence{name, 1, 1, "r"}, setVerifier(name, verifier)); err != nil {
+		if err := super.Fenced(t.Context(), Fence{Role: name, Generation: 1, Phase: 1, Rotation: "r"}, setVerifier(name, verifier)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	a := admin(t, "pawl_admin", adminPassword, "")
 	password, verifier := newPassword(t)
-	err := a.Fenced(t.Context(), Fence{owner, 1, 1, "r1"}, func(ctx context.Context, tx *Tx) error {
+	err := a.Fenced(t.Context(), Fence{Role: owner, Generation: 1, Phase: 1, Rotation: "r1"}, func(ctx context.Context, tx *Tx) error {
 		role, err := tx.RoleState(ctx, owner)
 		if err != nil {
 			return err
@@ -76,11 +76,11 @@ func TestMissingRightsNameTheFix(t *testing.T) {
 	password, verifier := newPassword(t)
 	run(t, "CREATE ROLE plain LOGIN")
 	super := root(t)
-	if err := super.Fenced(t.Context(), Fence{"plain", 1, 1, "r"}, setVerifier("plain", verifier)); err != nil {
+	if err := super.Fenced(t.Context(), Fence{Role: "plain", Generation: 1, Phase: 1, Rotation: "r"}, setVerifier("plain", verifier)); err != nil {
 		t.Fatal(err)
 	}
 	a := admin(t, "plain", password, "")
-	err := a.Fenced(t.Context(), Fence{"plain", 2, 1, "r"}, nothing)
+	err := a.Fenced(t.Context(), Fence{Role: "plain", Generation: 2, Phase: 1, Rotation: "r"}, nothing)
 	if err == nil || !strings.Contains(err.Error(), "pawl init --admin-sql") {
 		t.Errorf("fenced: %v; want the fix", err)
 	}
@@ -91,7 +91,7 @@ func TestMissingRightsNameTheFix(t *testing.T) {
 
 func TestAPlaintextIsNeverSentInAnAlter(t *testing.T) {
 	run(t, "CREATE ROLE careful")
-	err := root(t).Fenced(t.Context(), Fence{"careful", 1, 1, "r"}, setVerifier("careful", secret.New("plain-canary")))
+	err := root(t).Fenced(t.Context(), Fence{Role: "careful", Generation: 1, Phase: 1, Rotation: "r"}, setVerifier("careful", secret.New("plain-canary")))
 	if err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("error %v; want a refusal without the password", err)
 	}

@@ -30,6 +30,11 @@ func (tx *Tx) RoleState(ctx context.Context, name string) (Role, error) {
 	return tx.admin.role(ctx, tx.conn, name)
 }
 
+// RoleStates reads several, as Admin.RoleStates does.
+func (tx *Tx) RoleStates(ctx context.Context, names ...string) (map[string]Role, error) {
+	return tx.admin.roles(ctx, tx.conn, names...)
+}
+
 // Sessions lists who is logged in, as Admin.Sessions does.
 func (tx *Tx) Sessions(ctx context.Context, users []string) ([]Session, error) {
 	return tx.admin.sessions(ctx, tx.conn, users)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -75,5 +77,24 @@ func clean(err error) error {
 	if failed := new(pgconn.ConnectError); errors.As(err, &failed) {
 		err = failed.Unwrap()
 	}
-	return &Unreachable{strings.ReplaceAll(err.Error(), "\n", "; ")}
+	return &Unreachable{strings.Join(reasons(err), "; ")}
+}
+
+// reasons are those of several attempts, with and without TLS, or at each
+// address of a name: each once, and with its address once.
+func reasons(err error) (all []string) {
+	if attempts, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, attempt := range attempts.Unwrap() {
+			for _, reason := range reasons(attempt) {
+				if !slices.Contains(all, reason) {
+					all = append(all, reason)
+				}
+			}
+		}
+		return all
+	}
+	if network := new(net.OpError); errors.As(err, &network) && network.Addr != nil {
+		return []string{fmt.Sprintf("%s: %v", network.Addr, network.Err)}
+	}
+	return []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
 }

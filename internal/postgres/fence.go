@@ -18,6 +18,12 @@ type Fence struct {
 	Generation uint64
 	Phase      int
 	Rotation   string
+	// Urgent commits without waiting for any standby, since a dead synchronous one
+	// must not keep a stolen login alive, and gives up soon on locks that others
+	// hold: see ErrLocked.
+	Urgent bool
+	Passed time.Time     // of a stored one: when it was last passed, by the clock of the primary then
+	Age    time.Duration // and how long ago that is, by this server's
 }
 
 // FencedOff is the refusal of a fence.
@@ -85,8 +91,10 @@ func (a *Admin) Stored(ctx context.Context, role string) (fence Fence, err error
 }
 
 func (a *Admin) stored(ctx context.Context, q querier, role string) (Fence, error) {
-	fence := Fence{Role: role}
-	err := q.QueryRow(ctx, `SELECT generation, phase, rotation FROM pawl.fence WHERE role = $1`, role).Scan(&fence.Generation, &fence.Phase, &fence.Rotation)
+	fence, seconds := Fence{Role: role}, 0.0
+	err := q.QueryRow(ctx, `SELECT generation, phase, rotation, updated_at, extract(epoch FROM clock_timestamp() - updated_at)::float8
+		FROM pawl.fence WHERE role = $1`, role).Scan(&fence.Generation, &fence.Phase, &fence.Rotation, &fence.Passed, &seconds)
+	fence.Age = time.Duration(seconds * float64(time.Second))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return fence, nil
 	}
@@ -130,7 +138,7 @@ func (a *Admin) fenced(ctx context.Context, f Fence, work func(context.Context, 
 		if err == nil {
 			err = work(ctx, &Tx{a, conn})
 		}
-		if err != nil {
+		if err = locked(err); err != nil {
 			if !conn.IsClosed() {
 				_, _ = conn.Exec(ctx, "ROLLBACK") // where this fails, the pool closes the session
 			}
@@ -146,6 +154,9 @@ func (a *Admin) enter(ctx context.Context, conn *pgx.Conn, f Fence) error {
 	batch := &pgx.Batch{}
 	batch.Queue("BEGIN")
 	batch.Queue(quiet)
+	if f.Urgent {
+		batch.Queue(locally)
+	}
 	batch.Queue("SELECT current_setting('log_transaction_sample_rate')::float8 > 0").QueryRow(func(row pgx.Row) error { return row.Scan(&sampled) })
 	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp())
 		ON CONFLICT (role) DO UPDATE SET generation = excluded.generation, phase = excluded.phase, rotation = excluded.rotation,

@@ -34,7 +34,7 @@ func TestNeitherPasswordNorVerifierReachesTheServersLog(t *testing.T) {
 	run(t, "CREATE ROLE "+identifier(name))
 	a := root(t)
 	password, verifier := newPassword(t)
-	if err := a.Fenced(t.Context(), Fence{name, 1, 1, "r1"}, setVerifier(name, verifier)); err != nil {
+	if err := a.Fenced(t.Context(), Fence{Role: name, Generation: 1, Phase: 1, Rotation: "r1"}, setVerifier(name, verifier)); err != nil {
 		t.Fatal(err)
 	}
 	if !stored(t, a, name).Equal(verifier) {
@@ -45,7 +45,7 @@ func TestNeitherPasswordNorVerifierReachesTheServersLog(t *testing.T) {
 	connect(t, target)
 
 	// A statement that fails is logged by other rules.
-	err := a.Fenced(t.Context(), Fence{"missing", 1, 1, "r1"}, setVerifier("missing", verifier))
+	err := a.Fenced(t.Context(), Fence{Role: "missing", Generation: 1, Phase: 1, Rotation: "r1"}, setVerifier("missing", verifier))
 	if !IsRefused(err, "42704") || strings.Contains(fmt.Sprintf("%+v %#v", err, err), verifier.Reveal()) {
 		t.Errorf("error %v; want SQLSTATE 42704 and no verifier", err)
 	}
@@ -57,16 +57,16 @@ func TestLateWorkerIsRefusedByTheFence(t *testing.T) {
 	a := root(t)
 	_, early := newPassword(t)
 	_, late := newPassword(t)
-	if err := a.Fenced(t.Context(), Fence{"fenced", 7, 1, "r7"}, setVerifier("fenced", early)); err != nil {
+	if err := a.Fenced(t.Context(), Fence{Role: "fenced", Generation: 7, Phase: 1, Rotation: "r7"}, setVerifier("fenced", early)); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Fenced(t.Context(), Fence{"fenced", 7, 3, "r7"}, nothing); err != nil {
+	if err := a.Fenced(t.Context(), Fence{Role: "fenced", Generation: 7, Phase: 3, Rotation: "r7"}, nothing); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		fence Fence
 		ahead bool
-	}{{Fence{"fenced", 7, 1, "r7"}, false}, {Fence{"fenced", 6, 9, "r6"}, true}} {
+	}{{Fence{Role: "fenced", Generation: 7, Phase: 1, Rotation: "r7"}, false}, {Fence{Role: "fenced", Generation: 6, Phase: 9, Rotation: "r6"}, true}} {
 		err := a.Fenced(t.Context(), c.fence, setVerifier("fenced", late))
 		refused := new(FencedOff)
 		if !errors.As(err, &refused) || refused.Ahead() != c.ahead || refused.Stored.Generation != 7 || refused.Stored.Phase != 3 {
@@ -76,10 +76,10 @@ func TestLateWorkerIsRefusedByTheFence(t *testing.T) {
 	if !stored(t, a, "fenced").Equal(early) {
 		t.Error("a refused worker changed the role")
 	}
-	if err := a.Fenced(t.Context(), Fence{"fenced", 7, 3, "r7"}, nothing); err != nil {
+	if err := a.Fenced(t.Context(), Fence{Role: "fenced", Generation: 7, Phase: 3, Rotation: "r7"}, nothing); err != nil {
 		t.Errorf("a step that is done again: %v", err)
 	}
-	if err := a.Fenced(t.Context(), Fence{"fenced", 8, 1, "r8"}, nothing); err != nil {
+	if err := a.Fenced(t.Context(), Fence{Role: "fenced", Generation: 8, Phase: 1, Rotation: "r8"}, nothing); err != nil {
 		t.Errorf("the next rotation: %v", err)
 	}
 }
@@ -98,7 +98,7 @@ func TestUnknownCommitOutcomeIsReportedAsSuch(t *testing.T) {
 	}{{pgserver.BeforeCommit, false}, {pgserver.AfterCommit, true}} {
 		_, verifier := newPassword(t)
 		done := cutter.Arm(c.cut, "ALTER ROLE")
-		err := through.Fenced(t.Context(), Fence{"cut_off", uint64(i + 1), 1, "r"}, setVerifier("cut_off", verifier))
+		err := through.Fenced(t.Context(), Fence{Role: "cut_off", Generation: uint64(i + 1), Phase: 1, Rotation: "r"}, setVerifier("cut_off", verifier))
 		if !errors.Is(err, ErrUnknownOutcome) {
 			t.Errorf("cut %d: %v; want ErrUnknownOutcome", c.cut, err)
 		}
@@ -117,7 +117,7 @@ func TestPausedWorkerDoesNotHoldTheRoleForEver(t *testing.T) {
 	run(t, "CREATE ROLE paused")
 	a := root(t)
 	var inside string
-	err := a.Fenced(t.Context(), Fence{"paused", 1, 1, "r1"}, func(ctx context.Context, tx *Tx) error {
+	err := a.Fenced(t.Context(), Fence{Role: "paused", Generation: 1, Phase: 1, Rotation: "r1"}, func(ctx context.Context, tx *Tx) error {
 		return tx.conn.QueryRow(ctx, "SHOW idle_in_transaction_session_timeout").Scan(&inside)
 	})
 	if err != nil || inside != "5s" {
@@ -130,7 +130,9 @@ func TestFirstUseByManyCreatesTheFenceOnce(t *testing.T) {
 	a := root(t)
 	errs := make(chan error)
 	for i := range maxSessions {
-		go func() { errs <- a.Fenced(t.Context(), Fence{fmt.Sprint("many", i), 1, 1, "r"}, nothing) }()
+		go func() {
+			errs <- a.Fenced(t.Context(), Fence{Role: fmt.Sprint("many", i), Generation: 1, Phase: 1, Rotation: "r"}, nothing)
+		}()
 	}
 	for range maxSessions {
 		if err := <-errs; err != nil {
@@ -143,7 +145,7 @@ func TestUnusedBeginsAnewAfterASessionOrAGap(t *testing.T) {
 	password, verifier := newPassword(t)
 	run(t, "CREATE ROLE drained")
 	a := root(t)
-	fence := Fence{"drained", 1, 1, "r1"}
+	fence := Fence{Role: "drained", Generation: 1, Phase: 1, Rotation: "r1"}
 	if err := a.Fenced(t.Context(), fence, setVerifier("drained", verifier)); err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"pawl.dev/internal/secret"
 )
 
 // History names the course that a node's data has taken: another one means
@@ -35,27 +33,10 @@ type Holdings struct {
 
 // Holdings reads all of it in two queries.
 func (a *Admin) Holdings(ctx context.Context, logins, roles []string) (h Holdings, err error) {
-	h = Holdings{map[string]Role{}, map[string]Fence{}}
-	for _, login := range logins {
-		h.Roles[login] = Role{Name: login}
-	}
+	h.Fences = map[string]Fence{}
 	err = a.Do(ctx, func(c *pgx.Conn) error {
-		stored := "pawl.verifier(r.rolname)"
-		if a.catalog.Load() {
-			stored = "(SELECT rolpassword FROM pg_catalog.pg_authid a WHERE a.oid = r.oid)"
-		}
-		rows, err := c.Query(ctx, `SELECT rolname, rolsuper, rolcanlogin, rolreplication, coalesce(`+stored+`, '') FROM pg_catalog.pg_roles r WHERE rolname = ANY ($1)`, logins)
-		if err != nil {
-			return a.named(err)
-		}
-		role, verifier := Role{Exists: true}, ""
-		_, err = pgx.ForEachRow(rows, []any{&role.Name, &role.Superuser, &role.CanLogin, &role.Replication, &verifier}, func() error {
-			role.Verifier = secret.New(verifier)
-			h.Roles[role.Name] = role
-			return nil
-		})
-		if err != nil {
-			return a.named(err)
+		if h.Roles, err = a.roles(ctx, c, logins...); err != nil {
+			return err
 		}
 		return a.fences(ctx, c, roles, h.Fences)
 	})

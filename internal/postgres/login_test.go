@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"errors"
+	"net"
 	"strings"
 	"testing"
 
@@ -107,5 +108,24 @@ func TestBadTLSSettingsAreNamed(t *testing.T) {
 	target.SSLMode, target.SSLRootCert = "verify-full", "/nowhere.crt"
 	if _, err := Login(t.Context(), target); err == nil || !strings.Contains(err.Error(), "/nowhere.crt") {
 		t.Errorf("sslrootcert: %v", err)
+	}
+}
+
+// pgx says it once for each attempt, with TLS and without, and three times in each.
+func TestDeadServerIsNamedOnce(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	target := superuser()
+	target.Port, target.SSLMode = uint16(listener.Addr().(*net.TCPAddr).Port), "prefer"
+	if _, err := Login(t.Context(), target); err == nil || err.Error() != address+": connect: connection refused" {
+		t.Errorf("%v; want %s and why, once", err, address)
+	}
+	target.Host = "nowhere.invalid"
+	if _, err := Login(t.Context(), target); err == nil || strings.Count(err.Error(), "nowhere.invalid") > 2 || !strings.Contains(err.Error(), "nowhere.invalid") {
+		t.Errorf("%v; want the name that is not known", err)
 	}
 }

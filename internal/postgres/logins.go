@@ -32,10 +32,11 @@ type logins struct {
 
 	searching sync.Mutex // one at a time: each refusal is a line in the server's log
 
-	mu   sync.Mutex
-	file inventory.Login // what the file said when it was last read; zero: never
-	use  inventory.Login // that, or what was found to work instead
-	at   time.Time       // when it was found, or the file's last tried
+	mu     sync.Mutex
+	proven inventory.Login // what a session was last opened with; zero: none was
+	file   inventory.Login // what the file said when it was last read; zero: never
+	use    inventory.Login // that, or what was found to work instead
+	at     time.Time       // when it was found, or the file's last tried
 }
 
 // look reads the file. What it says anew wins over what worked before; where it
@@ -58,6 +59,32 @@ func (l *logins) look() (inventory.Login, error) {
 		}
 	}
 	return l.use, nil
+}
+
+// prove remembers what a session was opened with.
+func (l *logins) prove(login inventory.Login) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.proven = login
+}
+
+// check reads the file, and tries what it holds unless a session was opened with
+// that.
+func (l *logins) check(ctx context.Context, try attempt) error {
+	login, err := l.account.Login()
+	if err != nil {
+		return &hint{err, "open sessions do without, the next cannot: write it there"}
+	}
+	l.mu.Lock()
+	proven := same(login, l.proven)
+	l.mu.Unlock()
+	if proven {
+		return nil
+	}
+	if err = try(ctx, login); err == nil {
+		l.prove(login)
+	}
+	return err
 }
 
 // inUse returns what the next session is opened with, as far as is known

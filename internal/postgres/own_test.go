@@ -25,7 +25,7 @@ func pairOf(t *testing.T, user string) (account inventory.Account, password, ver
 	password, verifier = newPassword(t)
 	sql := AdminSQL(account, inventory.Account{}, account.Logins())
 	run(t, sql, sql)
-	if err := root(t).Fenced(t.Context(), Fence{user, 1, 1, "r"}, setVerifier(user, verifier)); err != nil {
+	if err := root(t).Fenced(t.Context(), Fence{Role: user, Generation: 1, Phase: 1, Rotation: "r"}, setVerifier(user, verifier)); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, account, inventory.Login{User: user, Password: password})
@@ -75,7 +75,7 @@ func TestAnAdminTurnsItsOwnPairWithoutASuperuser(t *testing.T) {
 	admin := newOwn(t, account, nil)
 	change := func(generation uint64, work func(context.Context, *Tx) error) {
 		t.Helper()
-		if err := admin.Fenced(t.Context(), Fence{a, generation, 1, "r"}, work); err != nil {
+		if err := admin.Fenced(t.Context(), Fence{Role: a, Generation: generation, Phase: 1, Rotation: "r"}, work); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestAnAdminTurnsItsOwnPairWithoutASuperuser(t *testing.T) {
 	// What fails inside of the procedure is in the log, its statement is not.
 	_, lost := newPassword(t)
 	run(t, "ALTER ROLE "+identifier(b)+" RENAME TO gone")
-	if err := admin.Fenced(t.Context(), Fence{a, 6, 1, "r"}, setVerifier(b, lost)); !IsRefused(err, "42704") {
+	if err := admin.Fenced(t.Context(), Fence{Role: a, Generation: 6, Phase: 1, Rotation: "r"}, setVerifier(b, lost)); !IsRefused(err, "42704") {
 		t.Errorf("a login that is gone: %v, want SQLSTATE 42704", err)
 	}
 	assertQuiet(t, first, second, third, firstVerifier, secondVerifier, thirdVerifier, lost)
@@ -169,7 +169,7 @@ func TestSessionsOfTheOldLoginEndUnaskedAndBusyOnesWhenReleased(t *testing.T) {
 	a := newOwn(t, account, nil)
 	next, verifier := newPassword(t)
 	err := a.Do(t.Context(), func(busy *pgx.Conn) error {
-		if err := a.Fenced(t.Context(), Fence{"moving", 2, 1, "r"}, setVerifier("moving_b", verifier)); err != nil {
+		if err := a.Fenced(t.Context(), Fence{Role: "moving", Generation: 2, Phase: 1, Rotation: "r"}, setVerifier("moving_b", verifier)); err != nil {
 			return err
 		}
 		awaitSessions(t, "moving", 2)

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -54,23 +53,43 @@ func (a *Admin) RoleState(ctx context.Context, name string) (role Role, err erro
 }
 
 func (a *Admin) role(ctx context.Context, q querier, name string) (Role, error) {
+	roles, err := a.roles(ctx, q, name)
+	return roles[name], err
+}
+
+// RoleStates reads several roles at once, as RoleState does each.
+func (a *Admin) RoleStates(ctx context.Context, names ...string) (roles map[string]Role, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		roles, err = a.roles(ctx, c, names...)
+		return err
+	})
+	return roles, err
+}
+
+func (a *Admin) roles(ctx context.Context, q querier, names ...string) (map[string]Role, error) {
 	stored := "pawl.verifier(r.rolname)"
 	if a.catalog.Load() {
 		stored = "(SELECT rolpassword FROM pg_catalog.pg_authid a WHERE a.oid = r.oid)"
 	}
-	role := Role{Name: name, Exists: true}
-	var verifier string
-	err := q.QueryRow(ctx, `SELECT rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(`+stored+`, ''), clock_timestamp()
-		FROM pg_catalog.pg_roles r WHERE rolname = $1`, name).
-		Scan(&role.Superuser, &role.CanLogin, &role.Replication, &role.ConnLimit, &role.ValidUntil, &verifier, &role.At)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Role{Name: name}, nil
+	roles := map[string]Role{}
+	for _, name := range names {
+		roles[name] = Role{Name: name}
+	}
+	rows, err := q.Query(ctx, `SELECT rolname, rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(`+stored+`, ''), clock_timestamp()
+		FROM pg_catalog.pg_roles r WHERE rolname = ANY ($1)`, names)
+	if err == nil {
+		role, verifier := Role{Exists: true}, ""
+		read := []any{&role.Name, &role.Superuser, &role.CanLogin, &role.Replication, &role.ConnLimit, &role.ValidUntil, &verifier, &role.At}
+		_, err = pgx.ForEachRow(rows, read, func() error {
+			role.Verifier = secret.New(verifier)
+			roles[role.Name] = role
+			return nil
+		})
 	}
 	if err = a.named(err); IsRefused(err, NotPermitted, noSchema, noFunction) {
-		return Role{}, &hint{err, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"}
+		return nil, &hint{err, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"}
 	}
-	role.Verifier = secret.New(verifier)
-	return role, err
+	return roles, err
 }
 
 // IsMember reports whether role may act as owner.

@@ -12,6 +12,7 @@ type Health struct {
 	InRecovery        bool
 	FreeSlots         int // sessions that non-superusers may still open
 	CanAlter          bool
+	CanEvict          bool // may end other people's sessions
 	Fsync             bool
 	SynchronousCommit string
 	Leaks             []string // settings that log or count other people's statements
@@ -37,12 +38,13 @@ func (a *Admin) Look(ctx context.Context) (h Health, err error) {
 				- coalesce(current_setting('reserved_connections', true), '0')::int
 				- (SELECT count(*)::int FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'),
 			(SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user),
+			pg_has_role('pg_signal_backend', 'USAGE'),
 			current_setting('fsync')::bool, current_setting('synchronous_commit'),
 			(SELECT coalesce(array_agg(name || '=' || current_setting(name, true)), '{}') FROM (VALUES
 				('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
 				('pg_stat_statements.track_utility', 'off'), ('pgaudit.log', 'none')) AS quiet (name, value)
 				WHERE current_setting(name, true) <> value)`).
-			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.CanAlter, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
+			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.CanAlter, &h.CanEvict, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
 	})
 	return h, err
 }

@@ -24,6 +24,12 @@ func NewDSN(host string, port uint16, database string) DSN {
 	return DSN{scheme: "postgres://", rest: "@" + net.JoinHostPort(host, strconv.Itoa(int(port))) + "/" + escape(database)}
 }
 
+// ServerDSN returns the URL that a person wrote of a server, yet without a login.
+func ServerDSN(text string) DSN {
+	scheme, rest, _ := strings.Cut(text, "://")
+	return DSN{scheme: scheme + "://", rest: "@" + rest}
+}
+
 // ParseDSN reads a URL that carries user and password before its host. Errors
 // do not quote it.
 func ParseDSN(text string) (DSN, error) {

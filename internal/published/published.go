@@ -33,12 +33,13 @@ func (l Login) Carries(want Login) bool {
 
 // Group puts the entries of one file together, in the order of their first one:
 // together they are one sink, which holds one login. Symbolic links count as
-// what they point to. Lookup sinks are left out: they hold several.
+// what they point to. Lookup sinks, which hold several, are left out, and so are
+// Docker secrets, which nobody can read.
 func Group(sinks []inventory.Sink) [][]inventory.Sink {
 	var groups [][]inventory.Sink
 	at := map[string]int{}
 	for _, s := range sinks {
-		if s.Lookup() {
+		if s.Lookup() || s.DockerSecret != nil {
 			continue
 		}
 		path := Path(s)

@@ -61,12 +61,13 @@ func Events() []Event {
 	return slices.Compact(events)
 }
 
-// Triggers returns the events after which a step of owner may be due, sorted:
-// what its consumer listens to. It walks every log that the tables allow.
-func Triggers(owner string) []Event {
+// Triggers returns the events after which a step of owner may be due, sorted, in
+// the urgent flows or in the others: what its consumer of those listens to. It
+// walks every log that the tables allow.
+func Triggers(owner string, urgent bool) []Event {
 	var events []Event
 	Walk(func(log []Entry, s State, next *Step) {
-		if next != nil && next.Owner == owner {
+		if s.Flow.Urgent == urgent && next != nil && next.Owner == owner {
 			events = append(events, s.Last.Event)
 		}
 	})

@@ -19,6 +19,7 @@ var Services = []string{Scheduler, DBRotator, SecretPublisher, Restarter, Verifi
 // The events of the log, in the order in which a rotation meets them.
 const (
 	Requested     Event = "requested"
+	Contained     Event = "contained"
 	Adopted       Event = "adopted"
 	Matched       Event = "matched"
 	Staged        Event = "staged"
@@ -31,6 +32,7 @@ const (
 	VerifyFailed  Event = "verify-failed"
 	TimedOut      Event = "timed-out"
 	Retired       Event = "retired"
+	Released      Event = "released"
 	Confirmed     Event = "confirmed"
 	Completed     Event = "completed"
 	Reinstated    Event = "reinstated"
@@ -48,6 +50,8 @@ const (
 	Adopt               = "adopt"
 	RollbackAlternating = "rollback-alternating"
 	RollbackInPlace     = "rollback-in-place"
+	Emergency           = "emergency"
+	Lock                = "lock"
 )
 
 // Flows is the system: one literal per flow, one row per step. Subjects,
@@ -132,7 +136,31 @@ var Flows = []Flow{
 		},
 		Tail: []Step{erase},
 	},
+	{
+		Name: Emergency, Urgent: true, Does: "The credential is stolen: every login in doubt is refused at once, on every node; then the application comes back on a new credential. Forward only.",
+		Forward: []Step{
+			contain,
+			{Name: "issue", Owner: DBRotator, Emits: Staged, Deadline: 1 * time.Minute, Does: "give the login that returns a new verifier, and only then let it log in"},
+			{Name: "publish", Owner: SecretPublisher, Emits: Published, Deadline: 1 * time.Minute, Does: "write the new login to every sink"},
+			{Name: "restart", Owner: Restarter, Emits: Restarted, Deadline: 10 * time.Minute, Does: "cut what poolers hold, then make every consumer read it"},
+			{Name: "verify", Owner: Verifier, Emits: Verified, Deadline: 2 * time.Minute, Does: "log in with it, run the probes, see every consumer connected with it"},
+			{Name: "release", Owner: DBRotator, Emits: Released, Deadline: 2 * time.Minute, Does: "do what could not be reached before, and watch until no handshake from before can succeed"},
+			{Name: "confirm", Owner: Verifier, Emits: Confirmed, Deadline: 1 * time.Minute, Does: "read in the catalogue that what was stolen is refused and the new login accepted"},
+			{Name: "complete", Owner: Scheduler, Emits: Completed, Deadline: 1 * time.Minute, Does: "end the rotation"},
+		},
+		Tail: []Step{erase},
+	},
+	{
+		Name: Lock, Urgent: true, Does: "Every login is refused at once, on every node, and stays so until a person unlocks it, which is an emergency of its own.",
+		Forward: []Step{
+			contain,
+			{Name: "complete", Owner: Scheduler, Emits: Completed, Deadline: 1 * time.Minute, Does: "end the rotation: the credential is locked"},
+		},
+	},
 }
+
+// contain begins what must not wait.
+var contain = Step{Name: "contain", Owner: DBRotator, Emits: Contained, Deadline: 10 * time.Second, Does: "refuse every login in doubt on every node at once, end its sessions, take its password"}
 
 // erase follows every ended rotation, `keep` later.
 var erase = Step{Name: "erase", Owner: DBRotator, Emits: Erased, Deadline: 1 * time.Minute, Waits: ForKeep, Does: "strip the idle login of its password, delete every sealed copy but the current credential's"}

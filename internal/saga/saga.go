@@ -46,6 +46,7 @@ func (s Step) Retriable() bool { return s.Fails == "" }
 type Flow struct {
 	Name                string
 	Does                string
+	Urgent              bool // supersedes any other rotation of its credential, and waits in no queue with one
 	Forward, Undo, Tail []Step
 }
 

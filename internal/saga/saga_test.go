@@ -64,6 +64,17 @@ func TestCompensationTouchesOnlyWhatWasReached(t *testing.T) {
 	}
 }
 
+func TestWhatIsContainedOnlyGoesForward(t *testing.T) {
+	Walk(func(log []Entry, s State, next *Step) {
+		if s.Flow.Urgent && (s.Failed != nil || next != nil && !next.Retriable()) {
+			t.Errorf("%s: can turn round: %v", s.Flow.Name, log)
+		}
+	})
+	if got := follow(t, Emergency, []Event{Requested}); got[0] != Contained {
+		t.Errorf("an emergency begins with %v", got)
+	}
+}
+
 func TestLateResultOfAStepThatTimedOutIsNotTaken(t *testing.T) {
 	s, err := Fold(Alternating, entries(Requested, Staged, Published, TimedOut))
 	if err != nil {
@@ -78,14 +89,14 @@ func TestEventOfANewerVersionIsLeftAlone(t *testing.T) {
 	if _, err := Fold(Alternating, entries(Requested, "frobnicated")); !errors.Is(err, ErrUnknownEvent) {
 		t.Error(err)
 	}
-	if _, err := Fold("emergency", entries(Requested)); !errors.Is(err, ErrUnknownEvent) {
+	if _, err := Fold("frobnication", entries(Requested)); !errors.Is(err, ErrUnknownEvent) {
 		t.Error(err)
 	}
 }
 
 func TestEveryServiceHearsWhatMakesItsStepsDue(t *testing.T) {
 	Walk(func(log []Entry, s State, next *Step) {
-		if next != nil && !slices.Contains(Triggers(next.Owner), s.Last.Event) {
+		if next != nil && !slices.Contains(Triggers(next.Owner, s.Flow.Urgent), s.Last.Event) {
 			t.Errorf("%s would not wake for %s after %s", next.Owner, next.Name, s.Last.Event)
 		}
 	})

@@ -26,6 +26,9 @@ type Credential struct {
 	// passwords and verifiers that may come back from a backup or with a late
 	// standby. The newest come first.
 	Earlier []string
+	// Compromised are those of them that are known to strangers: whoever carries
+	// one may not log in, wherever it comes back. Only in the db-rotator's own.
+	Compromised []string
 }
 
 // MaxEarlier bounds Earlier: two or three of each rotation.
@@ -43,6 +46,7 @@ type wireCredential struct {
 	Generation                                     uint64
 	Before                                         map[string]wireLogin `json:",omitempty"`
 	Earlier                                        []string             `json:",omitempty"`
+	Compromised                                    []string             `json:",omitempty"`
 }
 
 type wireLogin struct {
@@ -52,7 +56,7 @@ type wireLogin struct {
 
 // reveal writes the plaintext that goes into an envelope, and nowhere else.
 func (c *Credential) reveal() ([]byte, error) {
-	w := wireCredential{c.Credential, c.Rotation, c.User, c.Password.Reveal(), c.Verifier.Reveal(), c.Generation, map[string]wireLogin{}, c.Earlier}
+	w := wireCredential{c.Credential, c.Rotation, c.User, c.Password.Reveal(), c.Verifier.Reveal(), c.Generation, map[string]wireLogin{}, c.Earlier, c.Compromised}
 	for node, login := range c.Before {
 		w.Before[node] = wireLogin{login.Exists, login.CanLogin, login.Verifier.Reveal()}
 	}
@@ -66,7 +70,7 @@ func parse(plaintext []byte) (*Credential, error) {
 	}
 	c := &Credential{
 		Credential: w.Credential, Rotation: w.Rotation, Generation: w.Generation, User: w.User,
-		Password: secret.New(w.Password), Verifier: secret.New(w.Verifier), Earlier: w.Earlier, Before: map[string]Login{},
+		Password: secret.New(w.Password), Verifier: secret.New(w.Verifier), Earlier: w.Earlier, Compromised: w.Compromised, Before: map[string]Login{},
 	}
 	for node, login := range w.Before {
 		c.Before[node] = Login{login.Exists, login.CanLogin, secret.New(login.Verifier)}

@@ -37,8 +37,14 @@ func CreateKeys(dir string) (created []string, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, "sealing"), 0o700); err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
-	for _, service := range Recipients {
-		if _, err := os.Stat(privateFile(dir, service)); err == nil {
+	for _, service := range append([]string{incident}, Recipients...) {
+		if service == incident && exists(publicFile(dir, service)) {
+			continue // its private half may lie elsewhere
+		}
+		if exists(privateFile(dir, service)) {
+			if err := completeKey(dir, service); err != nil {
+				return created, err
+			}
 			continue
 		}
 		identity, err := age.GenerateX25519Identity()
@@ -64,6 +70,22 @@ func CreateKeys(dir string) (created []string, err error) {
 		created = append(created, fingerprintFile(dir))
 	}
 	return created, nil
+}
+
+// completeKey writes the public half that a crash has left unwritten.
+func completeKey(dir, service string) error {
+	if exists(publicFile(dir, service)) {
+		return nil
+	}
+	raw, err := os.ReadFile(privateFile(dir, service))
+	if err != nil {
+		return fmt.Errorf("sealing key of %s: %w", service, err)
+	}
+	identity, err := age.ParseX25519Identity(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return fmt.Errorf("sealing key %s: not an age private key", privateFile(dir, service))
+	}
+	return writeNew(publicFile(dir, service), identity.Recipient().String()+"\n")
 }
 
 // LoadKeys reads what service may hold. A service outside Recipients gets no
@@ -103,6 +125,11 @@ func LoadKeys(dir, service string) (*Keys, error) {
 		}
 	}
 	return k, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func writeNew(path, text string) error {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"filippo.io/age"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
@@ -32,18 +33,19 @@ var ErrWrongKey = errors.New("cannot be opened with this key")
 
 // Store reads and writes envelopes as one recipient.
 type Store struct {
-	bus  *bus.Bus
-	self string
-	keys *Keys
+	bus      *bus.Bus
+	self     string
+	keys     *Keys
+	accesses accesses
 }
 
 // NewStore returns a store that opens self's envelopes.
 func NewStore(b *bus.Bus, self string, keys *Keys) *Store {
-	return &Store{bus: b, self: self, keys: keys}
+	return &Store{bus: b, self: self, keys: keys, accesses: accesses{opened: map[string]bool{}, unsure: map[string]<-chan struct{}{}}}
 }
 
 // Open returns the credential sealed to this recipient under the rotation, or
-// ErrNotFound.
+// ErrNotFound. That this process has opened it is noted; see Noted.
 func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credential, error) {
 	if !bus.ValidToken(rotation) {
 		return nil, fmt.Errorf("%s under %q for %s: %w", credential, rotation, s.self, ErrNotFound)
@@ -72,6 +74,7 @@ func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credent
 	if c.Credential != credential || c.Rotation != rotation {
 		return nil, fmt.Errorf("sealed credential of %s under %s is that of %s under %s", credential, rotation, c.Credential, c.Rotation)
 	}
+	s.note(ctx, credential, rotation)
 	return c, nil
 }
 
@@ -115,7 +118,7 @@ func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error
 	if err != nil {
 		return err
 	}
-	_, err = s.bus.JetStream.Publish(ctx, Subject(c.Credential, c.Rotation, recipient), box)
+	_, err = s.bus.PublishMsg(ctx, &nats.Msg{Subject: Subject(c.Credential, c.Rotation, recipient), Data: box})
 	if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == bus.ErrSubjectTaken {
 		return nil
 	}

@@ -6,9 +6,9 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/big"
 )
 
@@ -49,21 +49,46 @@ const (
 	DefaultLength = 43
 )
 
-// Generate returns length characters drawn uniformly from Base62 by the
-// system's CSPRNG (43 hold 256 bits). Lengths below 32 are refused: the policy
-// may lengthen a password, never weaken it.
-func Generate(length int) (String, error) {
-	if length < 32 {
-		return String{}, errors.New("password length: 32 is the least")
+// Alphabets by the name that a policy gives them.
+var Alphabets = map[string]string{
+	"alphanumeric": Base62,
+	"url-safe":     Base62 + "-_",
+	"lowercase":    "0123456789abcdefghijklmnopqrstuvwxyz",
+	"hex":          "0123456789abcdef",
+}
+
+// LeastLength is how many characters of an alphabet the policy may ask for at
+// least: 32, and as many as hold what 32 of Base62 do.
+func LeastLength(alphabet string) int {
+	return max(32, int(math.Ceil(32*math.Log2(float64(len(Base62)))/math.Log2(float64(len(alphabet))))))
+}
+
+// FullLength is how many characters of an alphabet hold 256 bits.
+func FullLength(alphabet string) int {
+	return int(math.Ceil(256 / math.Log2(float64(len(alphabet)))))
+}
+
+// Generate is GenerateFrom Base62 (43 hold 256 bits).
+func Generate(length int) (String, error) { return GenerateFrom(Base62, length) }
+
+// GenerateFrom returns length characters drawn uniformly from the alphabet, one
+// of Alphabets or empty for Base62, by the system's CSPRNG. Fewer than
+// LeastLength are refused: the policy may lengthen a password, never weaken it.
+func GenerateFrom(alphabet string, length int) (String, error) {
+	if alphabet == "" {
+		alphabet = Base62
+	}
+	if least := LeastLength(alphabet); length < least {
+		return String{}, fmt.Errorf("password length: %d is the least with %d characters to choose from", least, len(alphabet))
 	}
 	out := make([]byte, length)
-	size := big.NewInt(int64(len(Base62)))
+	size := big.NewInt(int64(len(alphabet)))
 	for i := range out {
 		n, err := rand.Int(rand.Reader, size)
 		if err != nil {
 			return String{}, fmt.Errorf("system random source: %w", err)
 		}
-		out[i] = Base62[n.Int64()]
+		out[i] = alphabet[n.Int64()]
 	}
 	return String{string(out)}, nil
 }

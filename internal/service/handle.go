@@ -94,13 +94,29 @@ func (l *loop) advance(ctx context.Context, m jetstream.Msg, meta *jetstream.Msg
 			}
 			return 0, nil // the scheduler's timer wakes us
 		}
-		again, err := l.perform(ctx, m, meta, log, state, step)
+		again, err := l.performable(ctx, m, meta, log, state, step)
 		if errors.Is(err, bus.ErrConflict) {
 			l.log.InfoContext(ctx, "the log has moved on", "credential", credential, "rotation", log.Rotation, "step", step.Name)
 			continue // somebody else appended: fold again
 		}
 		return again, err
 	}
+}
+
+// performable is perform, which something urgent may interrupt: then the log has
+// moved on, or is about to.
+func (l *loop) performable(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
+	if state.Flow.Urgent {
+		return l.perform(ctx, m, meta, log, state, step)
+	}
+	within, end := l.working.begin(ctx, log.Credential)
+	defer end()
+	again, err = l.perform(within, m, meta, log, state, step)
+	if within.Err() != nil && ctx.Err() == nil {
+		l.log.InfoContext(ctx, "interrupted by something urgent", "credential", log.Credential, "rotation", log.Rotation, "step", step.Name)
+		return staleAgain, nil
+	}
+	return again, err
 }
 
 // perform does one step and appends its result.
@@ -148,6 +164,11 @@ func (l *loop) perform(ctx context.Context, m jetstream.Msg, meta *jetstream.Msg
 	result.Operations = append(result.Operations, recorder.Operations()...)
 	result.Warnings = append(result.Warnings, recorder.Warnings()...)
 
+	if l.deps.Sealed != nil {
+		if err := l.deps.Sealed.Noted(ctx); err != nil {
+			return retry(meta.NumDelivered), err
+		}
+	}
 	fault.Point(log.Credential, step.Name+".append.before")
 	if _, err = l.append(ctx, log, emits, result); err != nil {
 		if errors.Is(err, bus.ErrConflict) {
@@ -224,7 +245,9 @@ func (l *loop) append(ctx context.Context, log bus.Log, e saga.Event, body *pawl
 		attribute.String("messaging.destination.name", bus.LogSubject(log.Credential, log.Rotation, e)),
 		attribute.String("messaging.destination.template", bus.LogSubject("{credential}", "{rotation}", e))))
 	defer span.End()
-	seq, err := l.deps.Bus.Append(ctx, log.Credential, log.Rotation, e, body, telemetry.Inject(ctx), log.LastSeq())
+	header := telemetry.Inject(ctx)
+	log.PassUrgency(header)
+	seq, err := l.deps.Bus.Append(ctx, log.Credential, log.Rotation, e, body, header, log.LastSeq())
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}

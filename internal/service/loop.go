@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +34,7 @@ type loop struct {
 	instance    string
 	ackWait     time.Duration
 	credentials keyedMutex
+	working     interruptible
 	lastWait    lastText
 }
 
@@ -45,27 +45,28 @@ func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerP
 	if err := s.complete(); err != nil {
 		return err
 	}
-	host, _ := os.Hostname()
 	l := &loop{service: s, deps: d, log: d.Log, tracer: tracing.Tracer("pawl.dev/internal/service"), metrics: d.Metrics,
-		instance: fmt.Sprintf("%s/%d", host, os.Getpid())}
+		instance: process()}
 	stopAnswering, err := l.answerChecks(ctx)
 	if err != nil {
 		return err
 	}
 	defer stopAnswering()
 
-	workers := make(chan struct{}, atOnce)
 	var working sync.WaitGroup
 	defer working.Wait()
-	for _, c := range bus.Consumers(bus.Settings{}) {
-		if c.Owner != s.Name || c.Config.Durable != s.Name || c.Stream != bus.StreamLog && c.Stream != bus.StreamTimer || len(s.Steps) == 0 {
-			continue
+	for _, urgent := range []bool{false, true} {
+		workers := make(chan struct{}, atOnce) // the urgent have their own
+		for _, c := range bus.Consumers(bus.Settings{}) {
+			if c.Owner != s.Name || c.Config.Durable != bus.ConsumerOf(s.Name, urgent) || len(s.Steps) == 0 {
+				continue
+			}
+			stop, err := l.consume(ctx, c, urgent, workers, &working)
+			if err != nil {
+				return err
+			}
+			defer stop()
 		}
-		stop, err := l.consume(ctx, c, workers, &working)
-		if err != nil {
-			return err
-		}
-		defer stop()
 	}
 	ready()
 	if s.Run != nil {
@@ -88,14 +89,21 @@ func (s *Service) complete() error {
 	return nil
 }
 
-func (l *loop) consume(ctx context.Context, c bus.Consumer, workers chan struct{}, working *sync.WaitGroup) (stop func(), err error) {
+func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers chan struct{}, working *sync.WaitGroup) (stop func(), err error) {
 	consumer, err := Bind(ctx, l.deps.Bus, c.Stream, c.Config.Durable)
 	if err != nil {
 		return nil, err
 	}
 	l.ackWait = consumer.CachedInfo().Config.AckWait
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		if bus.Urgent(m.Headers()) != urgent {
+			_ = m.Ack() // the other consumer's; one that gets lost comes again
+			return
+		}
 		credential := credentialIn(m.Subject())
+		if urgent {
+			l.working.interrupt(credential)
+		}
 		working.Add(1)
 		workers <- struct{}{}
 		go func() {
@@ -117,11 +125,18 @@ func Bind(ctx context.Context, b *bus.Bus, stream, durable string) (jetstream.Co
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		once, done := context.WithTimeout(ctx, 5*time.Second)
-		consumer, err := b.JetStream.Consumer(once, stream, durable)
+		once, done := bus.Bound(ctx)
+		var consumer jetstream.Consumer
+		err := b.Permitted(once, func(ctx context.Context) (err error) {
+			consumer, err = b.JetStream.Consumer(ctx, stream, durable)
+			return err
+		}, "$JS.API.CONSUMER.INFO."+stream+"."+durable)
 		done()
 		if err == nil {
 			return consumer, nil
+		}
+		if errors.Is(err, bus.ErrNotPermitted) {
+			return nil, fmt.Errorf("consumer %s of %s: %w: does the server know this version's permissions? (`pawl nats-config` writes them)", durable, stream, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -217,57 +232,6 @@ func note(b *bus.Bus, service string, log *slog.Logger) func(context.Context, *p
 	}
 }
 
-const checkTimeout = 15 * time.Second
-
-// Ask puts a preflight or doctor's question to a service and returns its
-// findings, each naming the service. No service listening is
-// nats.ErrNoResponders. Where rotations are named, the service also tries
-// whether it can open what is sealed under them.
-func Ask(ctx context.Context, b *bus.Bus, subject string, rotations ...string) ([]*pawlv1.Check, error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	answer, err := b.NATS.RequestWithContext(ctx, subject, []byte(strings.Join(rotations, " ")))
-	if err != nil {
-		return nil, err
-	}
-	findings := &pawlv1.Findings{}
-	if err := bus.Decode(answer.Header, answer.Data, findings); err != nil {
-		return nil, err
-	}
-	return findings.GetChecks(), nil
-}
-
-// Checked are the services that preflight asks before a rotation.
-var Checked = []string{saga.DBRotator, saga.SecretPublisher, saga.Restarter, saga.Verifier}
-
-// Preflight asks the services that will take part, and whether they can open
-// what is sealed under the rotations: the one that the next one starts from,
-// the one that is to be restored; none for an adoption. unanswered names the
-// services that did not answer.
-func Preflight(ctx context.Context, b *bus.Bus, credential string, services []string, rotations ...string) (found []*pawlv1.Check, unanswered error) {
-	type result struct {
-		checks []*pawlv1.Check
-		err    error
-	}
-	results := make([]result, len(services))
-	var wait sync.WaitGroup
-	for i, service := range services {
-		wait.Go(func() {
-			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential), rotations...)
-			if err != nil {
-				err = fmt.Errorf("%s does not answer: %w", service, err)
-			}
-			results[i] = result{checks, err}
-		})
-	}
-	wait.Wait()
-	for _, r := range results {
-		found = append(found, r.checks...)
-		unanswered = errors.Join(unanswered, r.err)
-	}
-	return found, unanswered
-}
-
 // keyedMutex serialises one process's work on one credential. It is an economy,
 // not a guarantee: that is the compare-and-set.
 type keyedMutex struct {
@@ -320,4 +284,37 @@ func (l *lastText) same(key, text string) bool {
 	}
 	l.said[key] = text
 	return false
+}
+
+// interruptible are the steps of flows that are not urgent, while they are done:
+// an urgent one of the same credential does not wait for them.
+type interruptible struct {
+	mu      sync.Mutex
+	cancels map[string]context.CancelFunc // by credential, of which one is done at a time
+}
+
+// begin returns a context that interrupt ends; end it in any case.
+func (i *interruptible) begin(ctx context.Context, credential string) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.cancels == nil {
+		i.cancels = map[string]context.CancelFunc{}
+	}
+	i.cancels[credential] = cancel
+	return ctx, func() {
+		cancel()
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.cancels, credential)
+	}
+}
+
+// interrupt ends what is being done as a crash would, and may as safely.
+func (i *interruptible) interrupt(credential string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if cancel := i.cancels[credential]; cancel != nil {
+		cancel()
+	}
 }

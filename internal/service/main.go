@@ -8,17 +8,18 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel"
+
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/telemetry"
-	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // New makes a service from what it is given.
@@ -30,7 +31,13 @@ type New = func(Dependencies) (*Service, error)
 func Main(name string, create New) {
 	config := flag.String("c", "pawl.yaml", "configuration file")
 	metricsAddress := flag.String("metrics", "", "address of /metrics, /healthz and /readyz, instead of telemetry.metrics")
+	healthy := flag.Bool("healthy", false, "ask the service that runs with this configuration whether it lives, and exit 0 or 1")
+	printVersion := flag.Bool("version", false, "print the version")
 	flag.Parse()
+	if *printVersion {
+		fmt.Println(name, Version())
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := telemetry.NewLogger(os.Stderr, name, slog.LevelInfo)
@@ -42,6 +49,15 @@ func Main(name string, create New) {
 	if *metricsAddress != "" {
 		inv.Telemetry.Metrics = *metricsAddress
 	}
+	if *healthy {
+		if err := telemetry.Healthy(ctx, inv.Telemetry.Metrics); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	// Else the exporter writes lines of its own form between ours.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry", "error", err) }))
 	metrics, err := telemetry.NewMetrics()
 	if err == nil {
 		err = Run(ctx, Options{Name: name, New: create, Inventory: inv, Log: log, Metrics: metrics, Serve: true})
@@ -59,9 +75,9 @@ type Options struct {
 	Inventory *inventory.Inventory
 	Log       *slog.Logger
 	Metrics   *telemetry.Metrics
-	Serve     bool               // answer /metrics, /healthz, /readyz for this service alone
-	Connect   bus.ConnectOptions // URL, or the server in this process; user and seed are filled in
-	Ready     func()             // called once the service is bound to its consumers, if set
+	Serve     bool                       // answer /metrics, /healthz, /readyz for this service alone
+	Server    nats.InProcessConnProvider // the bus, where it is in this process
+	Ready     func()                     // called once the service is bound to its consumers, if set
 }
 
 // Run runs one service until ctx ends.
@@ -75,17 +91,12 @@ func Run(ctx context.Context, o Options) error {
 		defer cancel()
 		_ = tracing.Shutdown(ctx) // a lost span is no reason to fail
 	}()
-	if o.Connect.URL == "" {
-		o.Connect.URL = o.Inventory.NATS.URL
-	}
-	if o.Connect.URL == "" {
-		o.Connect.URL = "nats://" + o.Inventory.NATS.Listen
-	}
-	o.Connect.User, o.Connect.Wait = o.Name, true
-	if o.Connect.Seed, err = bus.LoadSeed(bus.SeedFile(o.Inventory, o.Name)); err != nil {
+	connect, err := bus.For(o.Inventory, o.Name)
+	if err != nil {
 		return err
 	}
-	b, err := bus.Connect(o.Connect)
+	connect.Wait, connect.Server, connect.Log = true, o.Server, o.Log
+	b, err := bus.Connect(connect)
 	if err != nil {
 		return err
 	}
@@ -118,16 +129,24 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	defer noteStop(ctx, d, o.Name)
 	return s.run(ctx, d, tracing, func() {
-		d.Note(ctx, &pawlv1.Note{Kind: "configuration", Text: fmt.Sprintf("%s %s loaded %s (%s)", o.Name, Version(), filepath.Base(o.Inventory.File), o.Inventory.Digest())})
+		noteStart(ctx, d, o.Name)
 		if o.Ready != nil {
 			o.Ready()
 		}
 	})
 }
 
-// Version is the commit this binary was built from, where the build recorded it.
+// version is set where images are built: -ldflags "-X pawl.dev/internal/service.version=…".
+var version string
+
+// Version is what the build was told, else the commit that this binary was built
+// from, where the build recorded it.
 func Version() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

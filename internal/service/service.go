@@ -7,6 +7,7 @@ package service
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -52,6 +53,12 @@ type Handler func(ctx context.Context, r *Rotation) (*pawlv1.Event, error)
 // Checker returns one line per thing looked at. It never returns secrets.
 type Checker func(ctx context.Context, c *inventory.Credential) []*pawlv1.Check
 
+// Topics of the verifier's checks that reports look for.
+const (
+	TopicSettings = "audit settings" // of a server
+	TopicMembers  = "members"        // who may use a credential's logins
+)
+
 // Rotation is a folded log, and what the configuration says of its credential.
 type Rotation struct {
 	ID         string
@@ -75,6 +82,21 @@ func (r *Rotation) Staged() *pawlv1.Staged {
 		return e.GetStaged()
 	}
 	return r.Events[saga.Adopted].GetStaged()
+}
+
+// Pending are the nodes and replicas that an emergency could not reach, with the
+// reason, until it has released them: later steps leave them alone meanwhile.
+func (r *Rotation) Pending() map[string]string {
+	if _, released := r.Events[saga.Released]; released {
+		return nil
+	}
+	return r.Events[saga.Contained].GetContained().GetPending()
+}
+
+// Reached returns those of the nodes that are not pending.
+func (r *Rotation) Reached(nodes []inventory.Node) []inventory.Node {
+	pending := r.Pending()
+	return slices.DeleteFunc(slices.Clone(nodes), func(n inventory.Node) bool { _, late := pending[n.Name]; return late })
 }
 
 // Dependencies is what New of each service is given.

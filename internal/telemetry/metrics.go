@@ -54,6 +54,9 @@ func NewMetrics() (*Metrics, error) {
 	return m, errors.Join(errs[:]...)
 }
 
+// Meter makes the instruments of which one service alone knows.
+func (m *Metrics) Meter() metric.Meter { return m.provider.Meter("pawl") }
+
 // Step records one attempt.
 func (m *Metrics) Step(service, flow, step, outcome string, took time.Duration) {
 	m.steps.Record(context.Background(), took.Seconds(), labels("service", service, "flow", flow, "step", step, "outcome", outcome))

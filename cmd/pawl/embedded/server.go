@@ -4,6 +4,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nkeys"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
@@ -33,12 +33,8 @@ type Server struct {
 type Options struct {
 	Inventory *inventory.Inventory
 	Log       *slog.Logger
-	AckWait   time.Duration // default DefaultAckWait
+	AckWait   time.Duration // default: bus.DefaultAckWait
 }
-
-// DefaultAckWait is how long after a service's death its work is given to
-// another replica, or to the same one started again.
-const DefaultAckWait = 10 * time.Second
 
 // Start starts the server on the inventory's listen address, and makes the
 // streams and consumers that are missing. Two servers never share a data
@@ -94,11 +90,7 @@ func (s *Server) start(ctx context.Context, o Options) error {
 		return err
 	}
 	defer b.NATS.Close()
-	ackWait := o.AckWait
-	if ackWait == 0 {
-		ackWait = DefaultAckWait
-	}
-	return bus.Provision(ctx, b.JetStream, bus.Settings{Replicas: 1, AckWait: ackWait})
+	return bus.Provision(ctx, b.JetStream, bus.Settings{Replicas: 1, AckWait: cmp.Or(o.AckWait, bus.DefaultAckWait)})
 }
 
 // Stop ends the server and waits for it.
@@ -125,58 +117,29 @@ func configure(inv *inventory.Inventory, store string, key []byte) (*server.Opti
 	} else if err := probe.Close(); err != nil {
 		return nil, fmt.Errorf("nats.listen: %w", err)
 	}
-	account := server.NewAccount("PAWL")
-	users, err := natsUsers(inv, account)
+	options := &server.Options{}
+	accounts, err := bus.Accounts(inv)
 	if err != nil {
 		return nil, err
 	}
-	return &server.Options{
-		ServerName: "pawl", Host: host, Port: number, NoSigs: true,
-		JetStream: true, StoreDir: store, SyncAlways: true, JetStreamCipher: server.ChaCha, JetStreamKey: string(key),
-		Accounts: []*server.Account{account}, Nkeys: users,
-		MaxPayload: 1 << 20, DontListen: false,
-	}, nil
-}
-
-// natsUsers gives every user of bus.Users its permissions.
-func natsUsers(inv *inventory.Inventory, account *server.Account) ([]*server.NkeyUser, error) {
-	var users []*server.NkeyUser
-	for _, name := range bus.Users {
-		seed, err := bus.LoadSeed(bus.SeedFile(inv, name))
-		if err != nil {
-			return nil, err
-		}
-		pair, err := nkeys.FromSeed(seed)
-		if err != nil {
-			return nil, fmt.Errorf("NATS key of %s: %w", name, err)
-		}
-		public, err := pair.PublicKey()
-		if err != nil {
-			return nil, fmt.Errorf("NATS key of %s: %w", name, err)
-		}
-		p := bus.PermissionsFor(name)
-		permissions := &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: p.Publish},
-			Subscribe: &server.SubjectPermission{Allow: p.Subscribe},
-		}
-		users = append(users, &server.NkeyUser{Nkey: public, Account: account, Permissions: permissions})
+	if err := options.ProcessConfigString(accounts); err != nil {
+		return nil, fmt.Errorf("embedded NATS: %w", err)
 	}
-	return users, nil
+	options.ServerName, options.Host, options.Port, options.NoSigs = "pawl", host, number, true
+	options.JetStream, options.StoreDir, options.SyncAlways = true, store, true
+	options.JetStreamCipher, options.JetStreamKey = server.ChaCha, string(key)
+	options.MaxPayload = 1 << 20
+	return options, nil
 }
 
 // recovered compares the streams on disk with those the server found, before
 // anything is created: creating a stream that could not be decrypted deletes it.
 func (s *Server) recovered(store string) error {
-	account, err := s.NATS.LookupAccount("PAWL")
+	account, err := s.NATS.LookupAccount(bus.Account)
 	if err != nil {
 		return fmt.Errorf("embedded NATS: %w", err)
 	}
-	if !account.JetStreamEnabled() {
-		if err := account.EnableJetStream(map[string]server.JetStreamAccountLimits{"": {MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: -1}}, nil); err != nil {
-			return fmt.Errorf("embedded NATS: %w", err)
-		}
-	}
-	onDisk, err := os.ReadDir(filepath.Join(store, "jetstream", "PAWL", "streams"))
+	onDisk, err := os.ReadDir(filepath.Join(store, "jetstream", account.Name, "streams"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

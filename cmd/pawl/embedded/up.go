@@ -9,9 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
-	"pawl.dev/internal/bus"
+	"pawl.dev/cmd/pawl/provision"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
@@ -35,7 +36,7 @@ type UpOptions struct {
 	Inventory *inventory.Inventory
 	Log       io.Writer // JSON lines
 	Level     slog.Level
-	AckWait   time.Duration // default DefaultAckWait
+	AckWait   time.Duration // default: bus.DefaultAckWait
 	Ready     func()        // called once all services are bound
 }
 
@@ -51,14 +52,16 @@ func Up(ctx context.Context, o UpOptions) error {
 	for _, w := range inv.Warnings {
 		log("pawl").Warn(w)
 	}
-	connect := bus.ConnectOptions{URL: inv.NATS.URL}
+	var here nats.InProcessConnProvider
 	if inv.NATS.URL == "" {
 		server, err := Start(ctx, Options{Inventory: inv, Log: log("nats"), AckWait: o.AckWait})
 		if err != nil {
 			return err
 		}
 		defer server.Stop()
-		connect.Server = server.NATS
+		here = server.NATS
+	} else if err := provision.Server(ctx, provision.Options{Inventory: inv, Log: log("nats"), AckWait: o.AckWait}); err != nil {
+		return err
 	}
 	var bound atomic.Int32
 	all, ctx := errgroup.WithContext(ctx)
@@ -75,7 +78,7 @@ func Up(ctx context.Context, o UpOptions) error {
 	for _, name := range saga.Services {
 		all.Go(func() error {
 			err := service.Run(ctx, service.Options{Name: name, New: newByName[name], Inventory: inv, Log: log(name), Metrics: metrics,
-				Connect: connect, Ready: func() {
+				Server: here, Ready: func() {
 					if int(bound.Add(1)) == len(saga.Services) && o.Ready != nil {
 						o.Ready()
 					}

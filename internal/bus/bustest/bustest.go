@@ -7,15 +7,16 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nkeys"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
@@ -55,6 +56,9 @@ func (s *Server) Connect(t *testing.T, user string) *bus.Bus {
 	t.Cleanup(b.NATS.Close)
 	return b
 }
+
+// SeedFile is where a user's seed lies, for a client in another process.
+func (s *Server) SeedFile(user string) string { return bus.SeedFile(at(s.dir), user) }
 
 // child names, in the environment, the folder that a child process serves.
 const child = "PAWL_BUSTEST"
@@ -108,32 +112,28 @@ func at(dir string) *inventory.Inventory {
 	return &inventory.Inventory{DataDir: filepath.Join(dir, "data"), KeysDir: filepath.Join(dir, "keys")}
 }
 
-// serve makes what is missing in the folder and listens on a free port.
+// serve makes what is missing in the folder and listens on a free port, or on the
+// one on which the folder was served before.
 func serve(dir string) (*server.Server, error) {
 	if _, err := bus.CreateSeeds(at(dir)); err != nil {
 		return nil, err
 	}
-	account := server.NewAccount("PAWL")
-	var users []*server.NkeyUser
-	for _, name := range bus.Users {
-		seed, err := bus.LoadSeed(bus.SeedFile(at(dir), name))
-		if err != nil {
-			return nil, err
-		}
-		pair, err := nkeys.FromSeed(seed)
-		if err != nil {
-			return nil, err
-		}
-		public, err := pair.PublicKey()
-		if err != nil {
-			return nil, err
-		}
-		p := bus.PermissionsFor(name)
-		users = append(users, &server.NkeyUser{Nkey: public, Account: account, Permissions: &server.Permissions{
-			Publish: &server.SubjectPermission{Allow: p.Publish}, Subscribe: &server.SubjectPermission{Allow: p.Subscribe}}})
+	options := &server.Options{}
+	accounts, err := bus.Accounts(at(dir))
+	if err == nil {
+		err = options.ProcessConfigString(accounts)
 	}
-	nats, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: filepath.Join(dir, "nats"),
-		SyncAlways: true, JetStreamCipher: server.ChaCha, JetStreamKey: "a key for tests", Accounts: []*server.Account{account}, Nkeys: users})
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(readIfThere(filepath.Join(dir, "port")))
+	if err != nil {
+		port = server.RANDOM_PORT
+	}
+	options.Host, options.Port, options.NoSigs, options.NoLog = "127.0.0.1", port, true, true
+	options.JetStream, options.StoreDir, options.SyncAlways = true, filepath.Join(dir, "nats"), true
+	options.JetStreamCipher, options.JetStreamKey = server.ChaCha, "a key for tests"
+	nats, err := server.NewServer(options)
 	if err != nil {
 		return nil, err
 	}
@@ -141,12 +141,8 @@ func serve(dir string) (*server.Server, error) {
 	if !nats.ReadyForConnections(15 * time.Second) {
 		return nil, fmt.Errorf("NATS did not start within 15 s")
 	}
-	if found, err := nats.LookupAccount(account.Name); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "port"), []byte(strconv.Itoa(nats.Addr().(*net.TCPAddr).Port)), 0o600); err != nil {
 		return nil, err
-	} else if !found.JetStreamEnabled() {
-		if err := found.EnableJetStream(map[string]server.JetStreamAccountLimits{"": {MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: -1}}, nil); err != nil {
-			return nil, err
-		}
 	}
 	seed, err := bus.LoadSeed(bus.SeedFile(at(dir), bus.Provisioner))
 	if err != nil {
@@ -158,4 +154,12 @@ func serve(dir string) (*server.Server, error) {
 	}
 	defer b.NATS.Close()
 	return nats, bus.Provision(context.Background(), b.JetStream, bus.Settings{Replicas: 1, AckWait: time.Second})
+}
+
+func readIfThere(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }

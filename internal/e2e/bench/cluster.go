@@ -20,6 +20,7 @@ const manyNodes = 4 // that many credentials are on
 // clusters is what credentials on several nodes cost.
 type clusters struct {
 	Rounds map[int][]cell // by number of nodes: one credential at a time
+	Floors map[int][]cell // of as many nodes
 	Many   many
 }
 
@@ -49,7 +50,7 @@ func (r *report) measureClusters(ctx context.Context, b program, first *pgserver
 		}
 		servers = append(servers, s)
 	}
-	c = &clusters{Rounds: map[int][]cell{}}
+	c = &clusters{Rounds: map[int][]cell{}, Floors: map[int][]cell{}}
 	if err := r.measureNodes(ctx, c, b, servers, filepath.Join(dir, "nodes")); err != nil {
 		return nil, err
 	}
@@ -82,8 +83,18 @@ func (r *report) measureNodes(ctx context.Context, c *clusters, b program, serve
 	if at.postgres, err = postmasters(servers...); err != nil {
 		return err
 	}
+	least, err := newFloors(ctx, servers, "floor_of_nodes")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, least.close()) }()
 	for i := range r.options.rounds {
 		for _, n := range onNodes {
+			bare, err := at.closedLoop(ctx, 1, r.options.cell, least[:n].once)
+			if err != nil {
+				return err
+			}
+			c.Floors[n] = append(c.Floors[n], bare)
 			one, err := at.closedLoop(ctx, 1, r.options.cell, func(ctx context.Context, _ int) (time.Duration, error) {
 				done, err := q.rotate(ctx, onNodesName(n))
 				return done.took, err
@@ -91,8 +102,8 @@ func (r *report) measureNodes(ctx context.Context, c *clusters, b program, serve
 			if err != nil {
 				return err
 			}
-			progress("round %d, %2d nodes: p50 %.1f ms, p99 %.1f ms, CPU ms each: PostgreSQL %.1f, pawl %.1f", i+1, n,
-				one.quantile(.5), one.quantile(.99), one.each(one.cpu.postgres), one.each(one.cpu.pawl))
+			progress("round %d, %2d nodes: p50 %.1f ms, floor %.1f ms, CPU ms each: PostgreSQL %.1f, floor %.1f, pawl %.1f", i+1, n,
+				one.quantile(.5), bare.quantile(.5), one.each(one.cpu.postgres), bare.each(bare.cpu.postgres), one.each(one.cpu.pawl))
 			c.Rounds[n] = append(c.Rounds[n], one)
 		}
 	}
@@ -203,10 +214,15 @@ func (m many) IdlePercent() float64 { return 100 * m.Idle }
 
 // Rows of the table of nodes.
 func (c *clusters) Rows() (rows []string) {
+	one := onNodes[0]
 	for _, n := range onNodes {
 		of := func(figure func(cell) float64) float64 { return medianOf(c.Rounds[n], figure) }
-		rows = append(rows, fmt.Sprintf("| %d | %.1f | %.1f | %.2f | %.1f | %.1f |", n, of(p50), of(p99), of(p50)/medianOf(c.Rounds[onNodes[0]], p50),
-			of(func(one cell) float64 { return one.each(one.cpu.postgres) }), of(func(one cell) float64 { return one.each(one.cpu.pawl) })))
+		bare := func(figure func(cell) float64) float64 { return medianOf(c.Floors[n], figure) }
+		rows = append(rows, fmt.Sprintf("| %d | %.1f | %.1f | %.2f | %.1f | %.2f | %.1f | %.1f | %.1f |", n,
+			of(p50), of(p99), of(p50)/medianOf(c.Rounds[one], p50), bare(p50), bare(p50)/medianOf(c.Floors[one], p50),
+			of(postgresCPU), bare(postgresCPU), of(func(one cell) float64 { return one.each(one.cpu.pawl) })))
 	}
 	return rows
 }
+
+func postgresCPU(one cell) float64 { return one.each(one.cpu.postgres) }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
@@ -28,10 +29,10 @@ type floorWorker struct {
 	turn      int
 }
 
-func newFloor(ctx context.Context, server *pgserver.Server, workers int) (*floor, error) {
+func newFloor(ctx context.Context, server *pgserver.Server, role string, workers int) (*floor, error) {
 	f := &floor{server: server}
 	for i := range workers {
-		w := &floorWorker{role: fmt.Sprintf("floor_%d", i+1)}
+		w := &floorWorker{role: fmt.Sprintf("%s_%d", role, i+1)}
 		f.workers = append(f.workers, w)
 		if err := w.prepare(ctx, server); err != nil {
 			return nil, errors.Join(err, f.close())
@@ -80,6 +81,38 @@ func (f *floor) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// floors are the same on several servers, at once.
+type floors []*floor
+
+func newFloors(ctx context.Context, servers []*pgserver.Server, role string) (all floors, err error) {
+	for _, server := range servers {
+		f, err := newFloor(ctx, server, role, 1)
+		if err != nil {
+			return nil, errors.Join(err, all.close())
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// once takes as long as the slowest.
+func (all floors) once(ctx context.Context, worker int) (time.Duration, error) {
+	began := time.Now()
+	var servers errgroup.Group
+	for _, f := range all {
+		servers.Go(func() error { _, err := f.once(ctx, worker); return err })
+	}
+	err := servers.Wait()
+	return time.Since(began), err
+}
+
+func (all floors) close() (err error) {
+	for _, f := range all {
+		err = errors.Join(err, f.close())
+	}
+	return err
 }
 
 func logIn(ctx context.Context, server *pgserver.Server, user string, password secret.String) (*pgx.Conn, error) {

@@ -147,8 +147,10 @@ func (p *process) stop() error {
 // resident is the memory of a process, in bytes.
 type resident struct{ Now, Anonymous, Peak int64 }
 
-func (p *process) resident() (m resident, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+func (p *process) resident() (resident, error) { return residentOf(p.cmd.Process.Pid) }
+
+func residentOf(pid int) (m resident, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return m, err
 	}

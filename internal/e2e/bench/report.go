@@ -25,6 +25,8 @@ type report struct {
 	where       map[int]map[string]breakdown // by number at once and strategy
 	counted     []counted
 	clusters    *clusters // nil: left out, like the others
+	emergency   *emergency
+	schedule    *schedules
 	memory      *memory
 	warnings    int64
 	auditBehind uint64
@@ -83,7 +85,7 @@ func (r *report) write(w io.Writer) error {
 	return document.Execute(w, map[string]any{
 		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
 		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
-		"Where": r.whereTables(), "C": r.clusters, "ManyNodes": manyNodes, "IdleLook": idleLook, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+		"Where": r.whereTables(), "C": r.clusters, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
 	})
 }
 
@@ -251,15 +253,47 @@ sending the request.
 ## Credentials on several nodes
 
 One alternating credential at a time, each node a server of its own on this machine, so that all nodes share its cores.
+The floor is the same on as many nodes at once: an ALTER ROLE and a login on each, by clients that do nothing else. Where it
+grows with the nodes, it is for the want of cores: so compare how much more Pawl grows.
 
-| nodes | p50 ms | p99 ms | p50, of that on one node | CPU ms each: PostgreSQL | pawl |
-|---|---|---|---|---|---|
+| nodes | p50 ms | p99 ms | p50 ÷ that on one node | the floor's p50 ms | ÷ that on one node | CPU ms each: PostgreSQL | the floor's | pawl |
+|---|---|---|---|---|---|---|---|---|
 {{range .Rows}}{{.}}
 {{end}}{{with .Many}}{{if .Credentials}}
 {{.Credentials}} credentials on {{$.ManyNodes}} nodes each, 8 at a time: all rotated once in {{printf "%.0f" .Took.Seconds}} s, {{printf "%.1f" .PerSecond}} per second;
 p50 {{printf "%.0f" .P50}} ms, p99 {{printf "%.0f" .P99}} ms. Afterwards ` + "`pawl up`" + ` holds {{mb .Rested.Now}} MB, and for {{$.IdleLook}} took {{printf "%.1f" .IdlePercent}} % of one core to
 compare all of them with their nodes.
-{{end}}{{end}}{{end}}{{with .M}}
+{{end}}{{end}}{{end}}{{with .Stolen}}
+## Emergencies
+
+{{$.Live}} sessions of the stolen login on {{$.ContainedNodes}} nodes, {{$.Containments}} emergencies of each strategy, one after the other. Bare: NOLOGIN and pg_terminate_backend until nobody is left, by superusers who are logged in. Contained: from sending the request to hearing that nobody is logged in, or can be. Verified: until every consumer is back.
+
+| strategy | bare p50 ms | contained p50 ms | p99 ms | verified p50 ms | p99 ms | contained ÷ bare |
+|---|---|---|---|---|---|---|
+{{range .Rows}}{{.}}
+{{end}}{{end}}{{with .Sched}}
+## Schedules
+
+The scheduler as a process of its own, on an embedded NATS; the other services are played. {{$.Probes}} credentials come due, each at a time of its own, while the others rest. CPU is the scheduler's, messages are all that are stored: from one timer to the next, with the rotation in between.
+
+| credentials | from due to begun p50 ms | at most ms | the scheduler's CPU ms each | messages stored, each |
+|---|---|---|---|---|
+{{range .Dues}}| {{.Credentials}} | {{printf "%.1f" .P50}} | {{printf "%.1f" .Max}} | {{printf "%.1f" .CPU}} | {{printf "%.1f" .Stored}} |
+{{end}}| most ÷ fewest | {{printf "%.1f" .RatioP50}} | | {{printf "%.1f" .RatioCPU}} | |
+{{with .Storm}}
+Started with {{.Overdue}} of {{.Credentials}} overdue, each rotation taking {{$.Hold}}, within the first {{$.Lasts}}:
+
+| | | budget |
+|---|---|---|
+| begun | {{.Begun}} | at most {{.Most}} |
+| most at once | {{.AtOnce}} | {{.InAll}} |
+| most at once in a cluster | {{.InCluster}} | {{.PerCluster}} |
+| scheduler's peak memory, resident | {{mb .Memory.Peak}} MB | |
+| scheduler's CPU | {{printf "%.1f" .CPU.Seconds}} s | |
+| warnings | {{.Warnings}} | |
+{{end}}
+A forecast of {{$.Days}} days for as many, {{.Forecast.Turns}} turns: {{ms .Forecast.Took}} ms.
+{{end}}{{with .M}}
 ## Memory and start of ` + "`pawl up`" + ` with {{.Credentials}} credentials
 
 | | resident MB | of it anonymous | peak |

@@ -25,6 +25,7 @@ const patience = time.Minute
 // own work is on the same cores as what it measures.
 type requester struct {
 	*site.Client
+	site  *site.Site
 	heard map[string]chan news // by credential, of which one rotation runs at a time
 }
 
@@ -41,6 +42,8 @@ type rotation struct {
 	credential, id string
 	sent           time.Time
 	took           time.Duration // from sending the request to hearing of completed
+	contained      time.Duration // to hearing that nobody is logged in, or can be
+	recovered      time.Duration // to hearing that every consumer is back
 }
 
 func newRequester(ctx context.Context, s *site.Site) (*requester, error) {
@@ -48,14 +51,14 @@ func newRequester(ctx context.Context, s *site.Site) (*requester, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &requester{Client: client, heard: map[string]chan news{}}
+	q := &requester{Client: client, site: s, heard: map[string]chan news{}}
 	for credential := range s.Inventory.Credentials {
 		q.heard[credential] = make(chan news, 16)
 	}
 	// A consumer, since a subscription would hear of events before they are
 	// stored.
 	ends := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}
-	for _, e := range []saga.Event{saga.Completed, saga.RolledBack, saga.Erased} {
+	for _, e := range []saga.Event{saga.Contained, saga.Verified, saga.Completed, saga.RolledBack, saga.Erased} {
 		ends.FilterSubjects = append(ends.FilterSubjects, bus.LogSubject("*", "*", e))
 	}
 	consumer, err := client.JetStream.OrderedConsumer(ctx, bus.StreamLog, ends)
@@ -106,7 +109,11 @@ func (q *requester) do(ctx context.Context, credential string, action pawlv1.Act
 		return r, err
 	}
 	r = rotation{credential: credential, sent: time.Now()}
-	if _, err := q.JetStream.Publish(ctx, bus.RequestSubject(credential), body); err != nil {
+	subject := bus.RequestSubject(credential)
+	if action == pawlv1.Action_ACTION_CONTAIN {
+		subject = bus.EmergencySubject(credential)
+	}
+	if _, err := q.JetStream.Publish(ctx, subject, body); err != nil {
 		return r, fmt.Errorf("request %s: %w", credential, err)
 	}
 	for {
@@ -117,6 +124,10 @@ func (q *requester) do(ctx context.Context, credential string, action pawlv1.Act
 				return r, fmt.Errorf("request %s: %s", credential, n.refusal)
 			case n.event == saga.RolledBack:
 				return r, fmt.Errorf("rotation %s of %s was rolled back: %s", n.rotation, credential, q.why(ctx, credential, n.rotation))
+			case n.event == saga.Contained:
+				r.contained = n.at.Sub(r.sent)
+			case n.event == saga.Verified:
+				r.recovered = n.at.Sub(r.sent)
 			case n.event == saga.Completed:
 				r.id, r.took = n.rotation, n.at.Sub(r.sent)
 			}

@@ -69,7 +69,7 @@ func (r *report) speed(ctx context.Context, b program, server *pgserver.Server, 
 		return err
 	}
 	defer l.streams.NATS.Close()
-	if l.floor, err = newFloor(ctx, server, atOnce[len(atOnce)-1]); err != nil {
+	if l.floor, err = newFloor(ctx, server, "floor", atOnce[len(atOnce)-1]); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.floor.close()) }()

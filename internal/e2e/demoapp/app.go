@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"net/http"
 	"sync"
 
@@ -41,7 +42,7 @@ func (a *app) reload(ctx context.Context) error {
 		return errors.New("pool: invalid configuration") // pgx would quote it
 	}
 	a.authenticate(config.ConnConfig, login)
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), config) // it outlives who asked for it
 	if err != nil {
 		return errors.New("pool: cannot be made")
 	}
@@ -103,6 +104,12 @@ func (a *app) handler() http.Handler {
 		}
 	})
 	answer := func(w http.ResponseWriter, c Counts) { _ = json.NewEncoder(w).Encode(c) } // or the client has gone
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+		if err := a.reload(r.Context()); err != nil {
+			log.Print(err) // and go on with the pool there is
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
 	mux.HandleFunc("POST /load", func(w http.ResponseWriter, _ *http.Request) { a.load.start(a.logIn); answer(w, a.load.counts()) })
 	mux.HandleFunc("GET /counts", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.load.counts()) })
 	mux.HandleFunc("DELETE /load", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.load.stop()) })

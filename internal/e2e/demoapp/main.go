@@ -1,9 +1,11 @@
 // Command demoapp is an application as Pawl's users run them: a pool of
-// connections with the login that its .env holds, read anew on SIGHUP. Under
-// load it also opens new logins, many a second, with what the .env says at that
-// moment, and counts those that PostgreSQL refuses: what a rotation costs.
+// connections with the login that its .env holds, read anew on SIGHUP or when it
+// is asked by HTTP. Under load it also opens new logins, many a second, with what
+// the .env says at that moment, and counts those that PostgreSQL refuses: what a
+// rotation costs.
 //
 //	GET    /healthz  200 while the pool can query
+//	POST   /reload   read the .env anew; 200 once the pool is on its login
 //	POST   /load     begin to open logins, counting from 0
 //	GET    /counts   the counts so far
 //	DELETE /load     stop, and answer the counts
@@ -36,16 +38,17 @@ func main() {
 	flag.UintVar(&a.port, "port", 5432, "of PostgreSQL")
 	flag.StringVar(&a.database, "database", "postgres", "to connect to")
 	flag.IntVar(&a.load.rate, "rate", 100, "new logins a second, under load")
+	listen := flag.String("listen", "127.0.0.1:0", "address of HTTP")
 	pidFile := flag.String("pid-file", "", "file to write the process id to, once all is up")
 	addressFile := flag.String("address-file", "", "file to write the HTTP address to")
 	flag.Parse()
 	a.source = inventory.Sink{Dotenv: &env}
-	if err := run(&a, *pidFile, *addressFile); err != nil {
+	if err := run(&a, *listen, *pidFile, *addressFile); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(a *app, pidFile, addressFile string) error {
+func run(a *app, listen, pidFile, addressFile string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	hangup := make(chan os.Signal, 1)
@@ -54,7 +57,7 @@ func run(a *app, pidFile, addressFile string) error {
 		return err
 	}
 	defer a.close()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}

@@ -12,13 +12,14 @@ import (
 	"syscall"
 
 	"pawl.dev/cmd/pawl/embedded"
+	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/telemetry"
 )
 
 func main() {
 	config := flag.String("c", "pawl.yaml", "configuration file")
-	ackWait := flag.Duration("ack-wait", embedded.DefaultAckWait, "after which a dead service's work is given to another")
+	ackWait := flag.Duration("ack-wait", bus.DefaultAckWait, "after which a dead service's work is given to another")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

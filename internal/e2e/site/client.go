@@ -45,7 +45,11 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 		return nil, err
 	}
 	defer func() { _ = answers.Unsubscribe() }()
-	request := &nats.Msg{Subject: bus.RequestSubject(credential), Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
+	subject := bus.RequestSubject(credential)
+	if action >= pawlv1.Action_ACTION_CONTAIN {
+		subject = bus.EmergencySubject(credential)
+	}
+	request := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
 	for stored := false; ; {
 		once, cancel := context.WithTimeout(ctx, 2*time.Second)
 		if !stored { // again with the same id, until it is acknowledged

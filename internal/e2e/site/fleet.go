@@ -32,19 +32,6 @@ type Fleet struct {
 	metrics   map[string]string // address of /metrics, by process
 }
 
-// Binaries builds what a fleet runs, with the crash points compiled in.
-func Binaries(ctx context.Context, into string) error {
-	packages := []string{"pawl.dev/internal/e2e/natsd"}
-	for _, s := range saga.Services {
-		packages = append(packages, "pawl.dev/services/"+s)
-	}
-	build := exec.CommandContext(ctx, "go", append([]string{"build", "-tags", "faults", "-o", into + "/"}, packages...)...)
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return nil
-}
-
 // StartFleet starts the processes. deadline caps every step's deadline.
 func (s *Site) StartFleet(ctx context.Context, binaries string, replicas int, ackWait, deadline time.Duration) (*Fleet, error) {
 	f := &Fleet{Logs: filepath.Join(s.Dir, "logs"), Faults: filepath.Join(s.Dir, "faults"), processes: map[string]*exec.Cmd{}, metrics: map[string]string{}}
@@ -54,7 +41,10 @@ func (s *Site) StartFleet(ctx context.Context, binaries string, replicas int, ac
 			return nil, err
 		}
 	}
-	f.keep("natsd", filepath.Join(binaries, "natsd"), []string{"-c", s.File, "-ack-wait", ackWait.String()}, nil)
+	if err := s.startBus(f, binaries, ackWait); err != nil {
+		f.Stop()
+		return nil, err
+	}
 	environment := []string{"PAWL_FAULTS=" + f.Faults, "PAWL_DEADLINE=" + deadline.String()}
 	for _, service := range saga.Services {
 		for i := range replicas {
@@ -158,6 +148,21 @@ func (f *Fleet) Continue() {
 // (what "KILL") or stopped ("STOP").
 func (f *Fleet) Order(credential, point, what string) error {
 	return os.WriteFile(f.order(credential, point), []byte(what), 0o600)
+}
+
+// Withdraw takes an order back, unless somebody has taken it: then Hit reports
+// so from now on.
+func (f *Fleet) Withdraw(credential, point string) {
+	order := f.order(credential, point)
+	if os.Remove(order) == nil {
+		return
+	}
+	for range 10_000 { // between taking it and saying so; who is killed there never does
+		if _, err := os.Stat(order + ".taken"); err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // Hit reports whether the order was carried out.

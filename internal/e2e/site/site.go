@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/cmd/pawl/embedded"
+	"pawl.dev/cmd/pawl/natsconf"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/dotenv"
 	"pawl.dev/internal/inventory"
@@ -86,6 +87,7 @@ type Site struct {
 	Postgres  *pgserver.Server // of the first node
 	File      string           // pawl.yaml
 	Inventory *inventory.Inventory
+	Servers   []natsconf.Node // of the bus; none: the embedded one
 }
 
 // New is NewCluster with one node, "primary".
@@ -127,15 +129,15 @@ func (s *Site) SuperuserAt(ctx context.Context, n Node) (*pgx.Conn, error) {
 
 // Connect joins the bus as a user.
 func (s *Site) Connect(user string) (*bus.Bus, error) {
-	seed, err := bus.LoadSeed(bus.SeedFile(s.Inventory, user))
+	o, err := bus.For(s.Inventory, user)
 	if err != nil {
 		return nil, err
 	}
-	return bus.Connect(bus.ConnectOptions{URL: "nats://" + s.Inventory.NATS.Listen, User: user, Seed: seed})
+	return bus.Connect(o)
 }
 
 func (s *Site) write(ctx context.Context, otlp string, credentials []Credential) error {
-	port, err := freePort()
+	where, err := s.bus()
 	if err != nil {
 		return err
 	}
@@ -154,7 +156,7 @@ func (s *Site) write(ctx context.Context, otlp string, credentials []Credential)
 		}
 	}
 	var text bytes.Buffer
-	if err := pawlYAML.Execute(&text, map[string]any{"Site": s, "NATS": port, "OTLP": otlp, "Credentials": credentials}); err != nil {
+	if err := pawlYAML.Execute(&text, map[string]any{"Site": s, "NATS": where, "OTLP": otlp, "Credentials": credentials}); err != nil {
 		return err
 	}
 	if err := os.WriteFile(s.File, text.Bytes(), 0o600); err != nil {
@@ -166,7 +168,10 @@ func (s *Site) write(ctx context.Context, otlp string, credentials []Credential)
 	if s.Inventory, err = inventory.Load(s.File); err != nil {
 		return err
 	}
-	_, err = embedded.CreateKeys(s.Inventory)
+	if _, err = embedded.CreateKeys(s.Inventory); err != nil || s.Servers == nil {
+		return err
+	}
+	_, err = natsconf.Write(s.Inventory, natsconf.Options{Out: s.natsDir(), Nodes: s.Servers})
 	return err
 }
 
@@ -273,7 +278,7 @@ func freePort() (int, error) {
 }
 
 var pawlYAML = template.Must(template.New("pawl.yaml").Funcs(template.FuncMap{"quote": quote, "join": func(s []string) string { return strings.Join(s, ", ") }}).Parse(`
-nats: {listen: "127.0.0.1:{{.NATS}}"}
+nats: { {{- .NATS -}} }
 telemetry: {metrics: "127.0.0.1:0"{{if .OTLP}}, otlp: {{quote .OTLP}}{{end}}}
 environments:
   test: {rotate_every: 90d}

@@ -2,6 +2,7 @@
 package pooltest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -171,10 +172,26 @@ func (p *Pooler) Stop() {
 // has it read.
 func (p *Pooler) Rewrite(t *testing.T, userlist string) {
 	t.Helper()
-	if err := os.WriteFile(p.Userlist, []byte(userlist+Line(Boss, Password)), 0o600); err != nil {
+	// Renamed: pgbouncer does not see that a file of the same size was written
+	// again within the second.
+	next := p.Userlist + ".next"
+	if err := os.WriteFile(next, []byte(userlist+Line(Boss, Password)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Open(t).Reload(t.Context()); err != nil {
+	was, err := os.Stat(p.Userlist)
+	if err == nil {
+		owner := was.Sys().(*syscall.Stat_t)
+		err = errors.Join(os.Chown(next, int(owner.Uid), int(owner.Gid)), os.Rename(next, p.Userlist))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	console, err := pgbouncer.Open(t.Context(), p.Console)
+	if err == nil {
+		defer console.Close()
+		err = console.Reload(t.Context())
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

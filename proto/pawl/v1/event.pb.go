@@ -38,6 +38,12 @@ const (
 	Action_ACTION_ROLLBACK    Action = 3
 	Action_ACTION_RESUME      Action = 4
 	Action_ACTION_PLAN        Action = 5
+	// Of emergencies alone: refuse every login in doubt, then bring the
+	// application back on a new credential; refuse them and leave it at that;
+	// bring it back after all.
+	Action_ACTION_CONTAIN Action = 6
+	Action_ACTION_LOCK    Action = 7
+	Action_ACTION_UNLOCK  Action = 8
 )
 
 // Enum value maps for Action.
@@ -49,6 +55,9 @@ var (
 		3: "ACTION_ROLLBACK",
 		4: "ACTION_RESUME",
 		5: "ACTION_PLAN",
+		6: "ACTION_CONTAIN",
+		7: "ACTION_LOCK",
+		8: "ACTION_UNLOCK",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
@@ -57,6 +66,9 @@ var (
 		"ACTION_ROLLBACK":    3,
 		"ACTION_RESUME":      4,
 		"ACTION_PLAN":        5,
+		"ACTION_CONTAIN":     6,
+		"ACTION_LOCK":        7,
+		"ACTION_UNLOCK":      8,
 	}
 )
 
@@ -142,7 +154,9 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_pawl_v1_event_proto_rawDescGZIP(), []int{1}
 }
 
-// Body of pawl.request.CREDENTIAL.
+// Body of pawl.request.CREDENTIAL, with the actions 1 to 5, and of
+// pawl.emergency.CREDENTIAL, with 6 to 8 (an empty body there means
+// ACTION_CONTAIN).
 type Request struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Action Action                 `protobuf:"varint,1,opt,name=action,proto3,enum=pawl.v1.Action" json:"action,omitempty"`
@@ -153,7 +167,10 @@ type Request struct {
 	// The request is held until then; absent: at once.
 	NotBefore *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	// Other credentials that are to turn together with the one in the subject.
-	With          []string `protobuf:"bytes,5,rep,name=with,proto3" json:"with,omitempty"`
+	With []string `protobuf:"bytes,5,rep,name=with,proto3" json:"with,omitempty"`
+	// Of an emergency: somebody has broken the glass. What another emergency had
+	// issued by then was taken as well, so this one goes before it.
+	GlassBroken   bool `protobuf:"varint,6,opt,name=glass_broken,json=glassBroken,proto3" json:"glass_broken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +238,13 @@ func (x *Request) GetWith() []string {
 		return x.With
 	}
 	return nil
+}
+
+func (x *Request) GetGlassBroken() bool {
+	if x != nil {
+		return x.GlassBroken
+	}
+	return false
 }
 
 // Body of pawl.answer.REQUEST: what became of a request.
@@ -312,11 +336,13 @@ func (x *Answer) GetPlan() []*Check {
 
 // One line of a plan or of a preflight.
 type Check struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
-	Finding       string                 `protobuf:"bytes,3,opt,name=finding,proto3" json:"finding,omitempty"`
-	Refused       bool                   `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Target  string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Finding string                 `protobuf:"bytes,3,opt,name=finding,proto3" json:"finding,omitempty"`
+	Refused bool                   `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// What reports look for, such as "audit settings"; empty: of preflight alone.
+	Topic         string `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +403,13 @@ func (x *Check) GetRefused() bool {
 		return x.Refused
 	}
 	return false
+}
+
+func (x *Check) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
 }
 
 // What a service answers to a preflight (pawl.check.…) or to `pawl doctor`
@@ -448,6 +481,7 @@ type Event struct {
 	//	*Event_Staged
 	//	*Event_Failure
 	//	*Event_Proof
+	//	*Event_Contained
 	Detail        isEvent_Detail `protobuf_oneof:"detail"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -568,6 +602,15 @@ func (x *Event) GetProof() *Proof {
 	return nil
 }
 
+func (x *Event) GetContained() *Contained {
+	if x != nil {
+		if x, ok := x.Detail.(*Event_Contained); ok {
+			return x.Contained
+		}
+	}
+	return nil
+}
+
 type isEvent_Detail interface {
 	isEvent_Detail()
 }
@@ -588,6 +631,10 @@ type Event_Proof struct {
 	Proof *Proof `protobuf:"bytes,13,opt,name=proof,proto3,oneof"`
 }
 
+type Event_Contained struct {
+	Contained *Contained `protobuf:"bytes,14,opt,name=contained,proto3,oneof"`
+}
+
 func (*Event_Requested) isEvent_Detail() {}
 
 func (*Event_Staged) isEvent_Detail() {}
@@ -595,6 +642,8 @@ func (*Event_Staged) isEvent_Detail() {}
 func (*Event_Failure) isEvent_Detail() {}
 
 func (*Event_Proof) isEvent_Detail() {}
+
+func (*Event_Contained) isEvent_Detail() {}
 
 // One effect inside a step.
 type Operation struct {
@@ -707,7 +756,12 @@ type Requested struct {
 	Role string `protobuf:"bytes,16,opt,name=role,proto3" json:"role,omitempty"`
 	// Every credential that turns together with this one, itself among them, in
 	// the order of names: each has a rotation of the same id. Empty: it turns alone.
-	Group         []string `protobuf:"bytes,17,rep,name=group,proto3" json:"group,omitempty"`
+	Group []string `protobuf:"bytes,17,rep,name=group,proto3" json:"group,omitempty"`
+	// Emergencies: the rotation that was still running and ends here.
+	Supersedes string `protobuf:"bytes,18,opt,name=supersedes,proto3" json:"supersedes,omitempty"`
+	// Emergencies: since when, by the log, the login that is not in use has had no
+	// password; absent: it may have one.
+	BareSince     *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=bare_since,json=bareSince,proto3" json:"bare_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -857,6 +911,20 @@ func (x *Requested) GetRole() string {
 func (x *Requested) GetGroup() []string {
 	if x != nil {
 		return x.Group
+	}
+	return nil
+}
+
+func (x *Requested) GetSupersedes() string {
+	if x != nil {
+		return x.Supersedes
+	}
+	return ""
+}
+
+func (x *Requested) GetBareSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BareSince
 	}
 	return nil
 }
@@ -1043,6 +1111,198 @@ func (x *Proof) GetOutage() *durationpb.Duration {
 	return nil
 }
 
+// Detail of `contained`: nobody is logged in with what was stolen any more, and
+// nobody can be, but on what is pending.
+type Contained struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every login in doubt: refused.
+	Logins []string `protobuf:"bytes,1,rep,name=logins,proto3" json:"logins,omitempty"`
+	// Which login gets the new credential.
+	Returns string `protobuf:"bytes,2,opt,name=returns,proto3" json:"returns,omitempty"`
+	// It had no password for as long as a handshake may take, so that none that
+	// began with an old one can succeed.
+	Clean bool `protobuf:"varint,3,opt,name=clean,proto3" json:"clean,omitempty"`
+	// Nodes and replicas that could not be reached, or have yet to replay: tried
+	// for ever, and waited for by nobody until `released`.
+	Pending map[string]string `protobuf:"bytes,4,rep,name=pending,proto3" json:"pending,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Sessions that were ended, and prepared transactions that were rolled back.
+	Sessions uint32 `protobuf:"varint,5,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Prepared uint32 `protobuf:"varint,6,opt,name=prepared,proto3" json:"prepared,omitempty"`
+	// The server's clock when the last session had ended, by node and replica.
+	At map[string]*timestamppb.Timestamp `protobuf:"bytes,7,rep,name=at,proto3" json:"at,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Keyed fingerprints of what the logins carried: it must never let anybody in
+	// again.
+	Carried       []string `protobuf:"bytes,8,rep,name=carried,proto3" json:"carried,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contained) Reset() {
+	*x = Contained{}
+	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contained) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contained) ProtoMessage() {}
+
+func (x *Contained) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contained.ProtoReflect.Descriptor instead.
+func (*Contained) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Contained) GetLogins() []string {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+func (x *Contained) GetReturns() string {
+	if x != nil {
+		return x.Returns
+	}
+	return ""
+}
+
+func (x *Contained) GetClean() bool {
+	if x != nil {
+		return x.Clean
+	}
+	return false
+}
+
+func (x *Contained) GetPending() map[string]string {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *Contained) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *Contained) GetPrepared() uint32 {
+	if x != nil {
+		return x.Prepared
+	}
+	return 0
+}
+
+func (x *Contained) GetAt() map[string]*timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Contained) GetCarried() []string {
+	if x != nil {
+		return x.Carried
+	}
+	return nil
+}
+
+// Body of pawl.alert.SOURCE: one alert, as its source tells it.
+type Alert struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names what it is about, for as long as it lasts; the same alert, sent again,
+	// has the same.
+	Fingerprint string `protobuf:"bytes,1,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// When it began: a fingerprint that begins anew is another episode.
+	StartsAt      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
+	Resolved      bool                   `protobuf:"varint,3,opt,name=resolved,proto3" json:"resolved,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Annotations   map[string]string      `protobuf:"bytes,5,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alert) Reset() {
+	*x = Alert{}
+	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alert) ProtoMessage() {}
+
+func (x *Alert) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alert.ProtoReflect.Descriptor instead.
+func (*Alert) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Alert) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *Alert) GetStartsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartsAt
+	}
+	return nil
+}
+
+func (x *Alert) GetResolved() bool {
+	if x != nil {
+		return x.Resolved
+	}
+	return false
+}
+
+func (x *Alert) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Alert) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
 // Body of pawl.note.SERVICE: what the trail must know beside the log.
 type Note struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1054,14 +1314,16 @@ type Note struct {
 	Actor      string                 `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
 	At         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"`
 	// Stalled steps: who or what is in the way.
-	Laggards      []string `protobuf:"bytes,8,rep,name=laggards,proto3" json:"laggards,omitempty"`
+	Laggards []string `protobuf:"bytes,8,rep,name=laggards,proto3" json:"laggards,omitempty"`
+	// Of a service's start: the digest of the pawl.yaml that it works by.
+	Configuration string `protobuf:"bytes,9,opt,name=configuration,proto3" json:"configuration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	mi := &file_pawl_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1335,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	mi := &file_pawl_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1348,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Note) GetKind() string {
@@ -1145,6 +1407,13 @@ func (x *Note) GetLaggards() []string {
 	return nil
 }
 
+func (x *Note) GetConfiguration() string {
+	if x != nil {
+		return x.Configuration
+	}
+	return ""
+}
+
 // Body of pawl.audit.KIND.SEQUENCE: one record per event and per note.
 type AuditRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1164,14 +1433,16 @@ type AuditRecord struct {
 	TraceId         string `protobuf:"bytes,12,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	Summary         string `protobuf:"bytes,13,opt,name=summary,proto3" json:"summary,omitempty"`
 	// SHA-256 of the recorded message's body, hexadecimal.
-	BodySha256    string `protobuf:"bytes,14,opt,name=body_sha256,json=bodySha256,proto3" json:"body_sha256,omitempty"`
+	BodySha256 string `protobuf:"bytes,14,opt,name=body_sha256,json=bodySha256,proto3" json:"body_sha256,omitempty"`
+	// Events: the flow of their rotation, as in its requested event.
+	Flow          string `protobuf:"bytes,20,opt,name=flow,proto3" json:"flow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	mi := &file_pawl_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1454,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	mi := &file_pawl_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1467,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AuditRecord) GetStream() string {
@@ -1297,6 +1568,81 @@ func (x *AuditRecord) GetBodySha256() string {
 	return ""
 }
 
+func (x *AuditRecord) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+// Body of pawl.audit.checkpoint.SIZE: the auditor's word on the first SIZE
+// records, in stored order. Each checkpoint follows the one before.
+type AuditCheckpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A C2SP tlog-checkpoint, signed: origin, size, root hash; its one extension
+	// line is the last record's sequence in the stream.
+	Note string `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	// The hashes of the tree's perfect subtrees, left to right: with them the
+	// auditor goes on from here. They hash to the root.
+	Edge []byte `protobuf:"bytes,2,opt,name=edge,proto3" json:"edge,omitempty"`
+	// The hash of each record since the checkpoint before: with them a record that
+	// was changed can be named. They hash to the root, too.
+	Leaves        []byte `protobuf:"bytes,3,opt,name=leaves,proto3" json:"leaves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditCheckpoint) Reset() {
+	*x = AuditCheckpoint{}
+	mi := &file_pawl_v1_event_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditCheckpoint) ProtoMessage() {}
+
+func (x *AuditCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditCheckpoint.ProtoReflect.Descriptor instead.
+func (*AuditCheckpoint) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AuditCheckpoint) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *AuditCheckpoint) GetEdge() []byte {
+	if x != nil {
+		return x.Edge
+	}
+	return nil
+}
+
+func (x *AuditCheckpoint) GetLeaves() []byte {
+	if x != nil {
+		return x.Leaves
+	}
+	return nil
+}
+
 // Body of pawl.timer.wake.SERVICE.CREDENTIAL: look at this credential's log now.
 type Wake struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1311,7 +1657,7 @@ type Wake struct {
 
 func (x *Wake) Reset() {
 	*x = Wake{}
-	mi := &file_pawl_v1_event_proto_msgTypes[12]
+	mi := &file_pawl_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1669,7 @@ func (x *Wake) String() string {
 func (*Wake) ProtoMessage() {}
 
 func (x *Wake) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[12]
+	mi := &file_pawl_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1682,7 @@ func (x *Wake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wake.ProtoReflect.Descriptor instead.
 func (*Wake) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Wake) GetRotation() string {
@@ -1360,6 +1706,149 @@ func (x *Wake) GetCause() string {
 	return ""
 }
 
+// Body of pawl.alarm.CREDENTIAL.EPISODE: what was decided about one episode of an
+// alert, before anything is done about it. EPISODE derives from the alert's
+// fingerprint and beginning; CREDENTIAL is "_" where no rule names one.
+type Alarm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who told it, and where: SOURCE in pawl.alert.SOURCE, and the sequence there.
+	Source      string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Sequence    uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Fingerprint string                 `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	StartsAt    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
+	// Its name and labels, in one line.
+	Alert      string `protobuf:"bytes,5,opt,name=alert,proto3" json:"alert,omitempty"`
+	Credential string `protobuf:"bytes,6,opt,name=credential,proto3" json:"credential,omitempty"`
+	// What held it back; empty: it fires.
+	Guard string `protobuf:"bytes,7,opt,name=guard,proto3" json:"guard,omitempty"`
+	// Why, in words.
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The emergency that it begins; empty where it is held back.
+	Rotation string                 `protobuf:"bytes,9,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	At       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=at,proto3" json:"at,omitempty"`
+	// What the next decision needs, handed on from decision to decision: which
+	// credentials alerts have cut off lately, and when; and when the storm brake
+	// last held one back.
+	Fired         map[string]*timestamppb.Timestamp `protobuf:"bytes,11,rep,name=fired,proto3" json:"fired,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Braked        *timestamppb.Timestamp            `protobuf:"bytes,12,opt,name=braked,proto3" json:"braked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alarm) Reset() {
+	*x = Alarm{}
+	mi := &file_pawl_v1_event_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alarm) ProtoMessage() {}
+
+func (x *Alarm) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
+func (*Alarm) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Alarm) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Alarm) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Alarm) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *Alarm) GetStartsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartsAt
+	}
+	return nil
+}
+
+func (x *Alarm) GetAlert() string {
+	if x != nil {
+		return x.Alert
+	}
+	return ""
+}
+
+func (x *Alarm) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
+func (x *Alarm) GetGuard() string {
+	if x != nil {
+		return x.Guard
+	}
+	return ""
+}
+
+func (x *Alarm) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Alarm) GetRotation() string {
+	if x != nil {
+		return x.Rotation
+	}
+	return ""
+}
+
+func (x *Alarm) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Alarm) GetFired() map[string]*timestamppb.Timestamp {
+	if x != nil {
+		return x.Fired
+	}
+	return nil
+}
+
+func (x *Alarm) GetBraked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Braked
+	}
+	return nil
+}
+
 type Proof_Consumer struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1372,7 +1861,7 @@ type Proof_Consumer struct {
 
 func (x *Proof_Consumer) Reset() {
 	*x = Proof_Consumer{}
-	mi := &file_pawl_v1_event_proto_msgTypes[14]
+	mi := &file_pawl_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1873,7 @@ func (x *Proof_Consumer) String() string {
 func (*Proof_Consumer) ProtoMessage() {}
 
 func (x *Proof_Consumer) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[14]
+	mi := &file_pawl_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,14 +1914,15 @@ var File_pawl_v1_event_proto protoreflect.FileDescriptor
 
 const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n" +
+	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x02\n" +
 	"\aRequest\x121\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06action\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\x12+\n" +
 	"\frequested_by\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vrequestedBy\x129\n" +
 	"\n" +
 	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x125\n" +
-	"\x04with\x18\x05 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10?\x18\x01\"\x15r\x132\x11^[a-z0-9-]{1,64}$R\x04with\"\xda\x01\n" +
+	"\x04with\x18\x05 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10?\x18\x01\"\x15r\x132\x11^[a-z0-9-]{1,64}$R\x04with\x12!\n" +
+	"\fglass_broken\x18\x06 \x01(\bR\vglassBroken\"\xda\x01\n" +
 	"\x06Answer\x12 \n" +
 	"\arequest\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\arequest\x12\x1e\n" +
 	"\n" +
@@ -1442,14 +1932,15 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1a\n" +
 	"\brotation\x18\x05 \x01(\tR\brotation\x12\"\n" +
-	"\x04plan\x18\x06 \x03(\v2\x0e.pawl.v1.CheckR\x04plan\"m\n" +
+	"\x04plan\x18\x06 \x03(\v2\x0e.pawl.v1.CheckR\x04plan\"\x83\x01\n" +
 	"\x05Check\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x18\n" +
 	"\afinding\x18\x03 \x01(\tR\afinding\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\bR\arefused\"2\n" +
+	"\arefused\x18\x04 \x01(\bR\arefused\x12\x14\n" +
+	"\x05topic\x18\x05 \x01(\tR\x05topic\"2\n" +
 	"\bFindings\x12&\n" +
-	"\x06checks\x18\x01 \x03(\v2\x0e.pawl.v1.CheckR\x06checks\"\xa1\x03\n" +
+	"\x06checks\x18\x01 \x03(\v2\x0e.pawl.v1.CheckR\x06checks\"\xd5\x03\n" +
 	"\x05Event\x129\n" +
 	"\n" +
 	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
@@ -1464,7 +1955,8 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	" \x01(\v2\x12.pawl.v1.RequestedH\x00R\trequested\x12)\n" +
 	"\x06staged\x18\v \x01(\v2\x0f.pawl.v1.StagedH\x00R\x06staged\x12,\n" +
 	"\afailure\x18\f \x01(\v2\x10.pawl.v1.FailureH\x00R\afailure\x12&\n" +
-	"\x05proof\x18\r \x01(\v2\x0e.pawl.v1.ProofH\x00R\x05proofB\b\n" +
+	"\x05proof\x18\r \x01(\v2\x0e.pawl.v1.ProofH\x00R\x05proof\x122\n" +
+	"\tcontained\x18\x0e \x01(\v2\x12.pawl.v1.ContainedH\x00R\tcontainedB\b\n" +
 	"\x06detail\"\xc8\x01\n" +
 	"\tOperation\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12\x16\n" +
@@ -1472,7 +1964,7 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x80\x05\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xdb\x05\n" +
 	"\tRequested\x127\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\x0e\xbaH\v\x82\x01\b\x10\x01 \x00 \x04 \x05R\x06action\x12\x1b\n" +
 	"\x04flow\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04flow\x12\x18\n" +
@@ -1494,7 +1986,12 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x0edrain_deadline\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rdrainDeadline\x12-\n" +
 	"\x04keep\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x04keep\x12\x1b\n" +
 	"\x04role\x18\x10 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04role\x12\x14\n" +
-	"\x05group\x18\x11 \x03(\tR\x05group\"\xfe\x01\n" +
+	"\x05group\x18\x11 \x03(\tR\x05group\x12\x1e\n" +
+	"\n" +
+	"supersedes\x18\x12 \x01(\tR\n" +
+	"supersedes\x129\n" +
+	"\n" +
+	"bare_since\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tbareSince\"\xfe\x01\n" +
 	"\x06Staged\x12\x1b\n" +
 	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12C\n" +
@@ -1512,7 +2009,35 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\bConsumer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tinstances\x18\x02 \x01(\rR\tinstances\x12\x1a\n" +
-	"\bsessions\x18\x03 \x03(\tR\bsessions\"\xe5\x01\n" +
+	"\bsessions\x18\x03 \x03(\tR\bsessions\"\x9b\x03\n" +
+	"\tContained\x12\x16\n" +
+	"\x06logins\x18\x01 \x03(\tR\x06logins\x12\x18\n" +
+	"\areturns\x18\x02 \x01(\tR\areturns\x12\x14\n" +
+	"\x05clean\x18\x03 \x01(\bR\x05clean\x129\n" +
+	"\apending\x18\x04 \x03(\v2\x1f.pawl.v1.Contained.PendingEntryR\apending\x12\x1a\n" +
+	"\bsessions\x18\x05 \x01(\rR\bsessions\x12\x1a\n" +
+	"\bprepared\x18\x06 \x01(\rR\bprepared\x12*\n" +
+	"\x02at\x18\a \x03(\v2\x1a.pawl.v1.Contained.AtEntryR\x02at\x12\x18\n" +
+	"\acarried\x18\b \x03(\tR\acarried\x1a:\n" +
+	"\fPendingEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aQ\n" +
+	"\aAtEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"\x98\x03\n" +
+	"\x05Alert\x12,\n" +
+	"\vfingerprint\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\vfingerprint\x12?\n" +
+	"\tstarts_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\bstartsAt\x12\x1a\n" +
+	"\bresolved\x18\x03 \x01(\bR\bresolved\x12<\n" +
+	"\x06labels\x18\x04 \x03(\v2\x1a.pawl.v1.Alert.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x12K\n" +
+	"\vannotations\x18\x05 \x03(\v2\x1f.pawl.v1.Alert.AnnotationsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\vannotations\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x02\n" +
 	"\x04Note\x12\x1b\n" +
 	"\x04kind\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04kind\x12\x1e\n" +
 	"\n" +
@@ -1523,7 +2048,8 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12\x14\n" +
 	"\x05actor\x18\x06 \x01(\tR\x05actor\x12*\n" +
 	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
-	"\blaggards\x18\b \x03(\tR\blaggards\"\xa2\x03\n" +
+	"\blaggards\x18\b \x03(\tR\blaggards\x12$\n" +
+	"\rconfiguration\x18\t \x01(\tR\rconfiguration\"\xb6\x03\n" +
 	"\vAuditRecord\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x18\n" +
@@ -1542,18 +2068,46 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\btrace_id\x18\f \x01(\tR\atraceId\x12\x18\n" +
 	"\asummary\x18\r \x01(\tR\asummary\x12\x1f\n" +
 	"\vbody_sha256\x18\x0e \x01(\tR\n" +
-	"bodySha256\"T\n" +
+	"bodySha256\x12\x12\n" +
+	"\x04flow\x18\x14 \x01(\tR\x04flow\"Z\n" +
+	"\x0fAuditCheckpoint\x12\x1b\n" +
+	"\x04note\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04note\x12\x12\n" +
+	"\x04edge\x18\x02 \x01(\fR\x04edge\x12\x16\n" +
+	"\x06leaves\x18\x03 \x01(\fR\x06leaves\"T\n" +
 	"\x04Wake\x12\x1a\n" +
 	"\brotation\x18\x01 \x01(\tR\brotation\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
-	"\x05cause\x18\x03 \x01(\tR\x05cause*~\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\"\x8e\x04\n" +
+	"\x05Alarm\x12\x1f\n" +
+	"\x06source\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06source\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\tR\vfingerprint\x127\n" +
+	"\tstarts_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bstartsAt\x12\x14\n" +
+	"\x05alert\x18\x05 \x01(\tR\x05alert\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x06 \x01(\tR\n" +
+	"credential\x12\x14\n" +
+	"\x05guard\x18\a \x01(\tR\x05guard\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x1a\n" +
+	"\brotation\x18\t \x01(\tR\brotation\x122\n" +
+	"\x02at\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x12/\n" +
+	"\x05fired\x18\v \x03(\v2\x19.pawl.v1.Alarm.FiredEntryR\x05fired\x122\n" +
+	"\x06braked\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06braked\x1aT\n" +
+	"\n" +
+	"FiredEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01*\xb6\x01\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rACTION_ROTATE\x10\x01\x12\x10\n" +
 	"\fACTION_ADOPT\x10\x02\x12\x13\n" +
 	"\x0fACTION_ROLLBACK\x10\x03\x12\x11\n" +
 	"\rACTION_RESUME\x10\x04\x12\x0f\n" +
-	"\vACTION_PLAN\x10\x05*e\n" +
+	"\vACTION_PLAN\x10\x05\x12\x12\n" +
+	"\x0eACTION_CONTAIN\x10\x06\x12\x0f\n" +
+	"\vACTION_LOCK\x10\a\x12\x11\n" +
+	"\rACTION_UNLOCK\x10\b*e\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_ACCEPTED\x10\x01\x12\x14\n" +
@@ -1573,7 +2127,7 @@ func file_pawl_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_pawl_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pawl_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_pawl_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_pawl_v1_event_proto_goTypes = []any{
 	(Action)(0),                   // 0: pawl.v1.Action
 	(Outcome)(0),                  // 1: pawl.v1.Outcome
@@ -1587,43 +2141,65 @@ var file_pawl_v1_event_proto_goTypes = []any{
 	(*Staged)(nil),                // 9: pawl.v1.Staged
 	(*Failure)(nil),               // 10: pawl.v1.Failure
 	(*Proof)(nil),                 // 11: pawl.v1.Proof
-	(*Note)(nil),                  // 12: pawl.v1.Note
-	(*AuditRecord)(nil),           // 13: pawl.v1.AuditRecord
-	(*Wake)(nil),                  // 14: pawl.v1.Wake
-	nil,                           // 15: pawl.v1.Staged.CommittedAtEntry
-	(*Proof_Consumer)(nil),        // 16: pawl.v1.Proof.Consumer
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Contained)(nil),             // 12: pawl.v1.Contained
+	(*Alert)(nil),                 // 13: pawl.v1.Alert
+	(*Note)(nil),                  // 14: pawl.v1.Note
+	(*AuditRecord)(nil),           // 15: pawl.v1.AuditRecord
+	(*AuditCheckpoint)(nil),       // 16: pawl.v1.AuditCheckpoint
+	(*Wake)(nil),                  // 17: pawl.v1.Wake
+	(*Alarm)(nil),                 // 18: pawl.v1.Alarm
+	nil,                           // 19: pawl.v1.Staged.CommittedAtEntry
+	(*Proof_Consumer)(nil),        // 20: pawl.v1.Proof.Consumer
+	nil,                           // 21: pawl.v1.Contained.PendingEntry
+	nil,                           // 22: pawl.v1.Contained.AtEntry
+	nil,                           // 23: pawl.v1.Alert.LabelsEntry
+	nil,                           // 24: pawl.v1.Alert.AnnotationsEntry
+	nil,                           // 25: pawl.v1.Alarm.FiredEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_pawl_v1_event_proto_depIdxs = []int32{
 	0,  // 0: pawl.v1.Request.action:type_name -> pawl.v1.Action
-	17, // 1: pawl.v1.Request.not_before:type_name -> google.protobuf.Timestamp
+	26, // 1: pawl.v1.Request.not_before:type_name -> google.protobuf.Timestamp
 	1,  // 2: pawl.v1.Answer.outcome:type_name -> pawl.v1.Outcome
 	4,  // 3: pawl.v1.Answer.plan:type_name -> pawl.v1.Check
 	4,  // 4: pawl.v1.Findings.checks:type_name -> pawl.v1.Check
-	17, // 5: pawl.v1.Event.started_at:type_name -> google.protobuf.Timestamp
+	26, // 5: pawl.v1.Event.started_at:type_name -> google.protobuf.Timestamp
 	7,  // 6: pawl.v1.Event.operations:type_name -> pawl.v1.Operation
 	8,  // 7: pawl.v1.Event.requested:type_name -> pawl.v1.Requested
 	9,  // 8: pawl.v1.Event.staged:type_name -> pawl.v1.Staged
 	10, // 9: pawl.v1.Event.failure:type_name -> pawl.v1.Failure
 	11, // 10: pawl.v1.Event.proof:type_name -> pawl.v1.Proof
-	17, // 11: pawl.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
-	18, // 12: pawl.v1.Operation.duration:type_name -> google.protobuf.Duration
-	0,  // 13: pawl.v1.Requested.action:type_name -> pawl.v1.Action
-	18, // 14: pawl.v1.Requested.drain:type_name -> google.protobuf.Duration
-	18, // 15: pawl.v1.Requested.drain_deadline:type_name -> google.protobuf.Duration
-	18, // 16: pawl.v1.Requested.keep:type_name -> google.protobuf.Duration
-	15, // 17: pawl.v1.Staged.committed_at:type_name -> pawl.v1.Staged.CommittedAtEntry
-	16, // 18: pawl.v1.Proof.consumers:type_name -> pawl.v1.Proof.Consumer
-	18, // 19: pawl.v1.Proof.outage:type_name -> google.protobuf.Duration
-	17, // 20: pawl.v1.Note.at:type_name -> google.protobuf.Timestamp
-	17, // 21: pawl.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	17, // 22: pawl.v1.Staged.CommittedAtEntry.value:type_name -> google.protobuf.Timestamp
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	12, // 11: pawl.v1.Event.contained:type_name -> pawl.v1.Contained
+	26, // 12: pawl.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
+	27, // 13: pawl.v1.Operation.duration:type_name -> google.protobuf.Duration
+	0,  // 14: pawl.v1.Requested.action:type_name -> pawl.v1.Action
+	27, // 15: pawl.v1.Requested.drain:type_name -> google.protobuf.Duration
+	27, // 16: pawl.v1.Requested.drain_deadline:type_name -> google.protobuf.Duration
+	27, // 17: pawl.v1.Requested.keep:type_name -> google.protobuf.Duration
+	26, // 18: pawl.v1.Requested.bare_since:type_name -> google.protobuf.Timestamp
+	19, // 19: pawl.v1.Staged.committed_at:type_name -> pawl.v1.Staged.CommittedAtEntry
+	20, // 20: pawl.v1.Proof.consumers:type_name -> pawl.v1.Proof.Consumer
+	27, // 21: pawl.v1.Proof.outage:type_name -> google.protobuf.Duration
+	21, // 22: pawl.v1.Contained.pending:type_name -> pawl.v1.Contained.PendingEntry
+	22, // 23: pawl.v1.Contained.at:type_name -> pawl.v1.Contained.AtEntry
+	26, // 24: pawl.v1.Alert.starts_at:type_name -> google.protobuf.Timestamp
+	23, // 25: pawl.v1.Alert.labels:type_name -> pawl.v1.Alert.LabelsEntry
+	24, // 26: pawl.v1.Alert.annotations:type_name -> pawl.v1.Alert.AnnotationsEntry
+	26, // 27: pawl.v1.Note.at:type_name -> google.protobuf.Timestamp
+	26, // 28: pawl.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	26, // 29: pawl.v1.Alarm.starts_at:type_name -> google.protobuf.Timestamp
+	26, // 30: pawl.v1.Alarm.at:type_name -> google.protobuf.Timestamp
+	25, // 31: pawl.v1.Alarm.fired:type_name -> pawl.v1.Alarm.FiredEntry
+	26, // 32: pawl.v1.Alarm.braked:type_name -> google.protobuf.Timestamp
+	26, // 33: pawl.v1.Staged.CommittedAtEntry.value:type_name -> google.protobuf.Timestamp
+	26, // 34: pawl.v1.Contained.AtEntry.value:type_name -> google.protobuf.Timestamp
+	26, // 35: pawl.v1.Alarm.FiredEntry.value:type_name -> google.protobuf.Timestamp
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_pawl_v1_event_proto_init() }
@@ -1636,6 +2212,7 @@ func file_pawl_v1_event_proto_init() {
 		(*Event_Staged)(nil),
 		(*Event_Failure)(nil),
 		(*Event_Proof)(nil),
+		(*Event_Contained)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1643,7 +2220,7 @@ func file_pawl_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pawl_v1_event_proto_rawDesc), len(file_pawl_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/docker"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
@@ -23,11 +25,12 @@ type app struct {
 	inventory *inventory.Inventory
 	read      func(ctx context.Context, credential, rotation string) (bus.Log, error)
 	progress  progress
+	docker    *docker.Engine
 }
 
 // New returns the service. It opens nothing and holds no key.
 func New(d service.Dependencies) (*service.Service, error) {
-	a := &app{dir: filepath.Dir(d.Inventory.File), inventory: d.Inventory, read: read(d.Bus)}
+	a := &app{dir: filepath.Dir(d.Inventory.File), inventory: d.Inventory, read: read(d.Bus), docker: docker.NewEngine(d.Inventory.Docker)}
 	return &service.Service{
 		Name:  saga.Restarter,
 		Steps: map[string]service.Handler{"restart": a.roll, "rerestart": a.roll},
@@ -53,7 +56,7 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 	}
 	var failed []error
 	summary := t.sum()
-	for _, consumer := range t.consumers {
+	for _, consumer := range poolersFirst(r, t.consumers) {
 		shown, done := a.progress.has(r, consumer.Name)
 		var err error
 		if !done {
@@ -85,15 +88,40 @@ func (a *app) roll(ctx context.Context, r *service.Rotation) (*pawlv1.Event, err
 	return &pawlv1.Event{Summary: summary}, nil
 }
 
+// poolersFirst: in an emergency, a client that a pooler let in with what was
+// stolen must be gone before the pooler learns the new keys from another.
+func poolersFirst(r *service.Rotation, consumers []inventory.Consumer) []inventory.Consumer {
+	if !r.State.Flow.Urgent {
+		return consumers
+	}
+	sorted := slices.Clone(consumers)
+	slices.SortStableFunc(sorted, func(a, b inventory.Consumer) int {
+		return rank(a) - rank(b)
+	})
+	return sorted
+}
+
+func rank(c inventory.Consumer) int {
+	if c.Restart.Pgbouncer != nil {
+		return 0
+	}
+	return 1
+}
+
 // restart restarts one consumer and awaits its health. It returns what shows
 // that it was restarted.
 func (a *app) restart(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (shown string, err error) {
 	cause := restart.Cause{
 		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At,
-		Show: func(text string) { shown = text },
+		Cut: r.State.Flow.Name == saga.Emergency, Show: func(text string) { shown = text },
 	}
 	if cause.Left, cause.Changed, err = a.moved(ctx, r, consumer); err != nil {
 		return "", err
+	}
+	if consumer.Restart.Swarm != nil {
+		if cause.Fingerprint, err = a.published(ctx, r); err != nil {
+			return "", err
+		}
 	}
 	gate := health.New(consumer.Health, a.dir, cause.Environ())
 	if !gate.IsZero() {
@@ -102,7 +130,7 @@ func (a *app) restart(ctx context.Context, r *service.Rotation, consumer invento
 		}
 	}
 	err = effect.Do(ctx, "restart", consumer.Name, func(ctx context.Context) error {
-		return restart.For(consumer.Restart).Restart(ctx, cause)
+		return a.kind(consumer).Restart(ctx, cause)
 	})
 	if err != nil {
 		return "", fmt.Errorf("consumer %s: restart: %w", consumer.Name, err)
@@ -151,11 +179,43 @@ func (a *app) moved(ctx context.Context, r *service.Rotation, consumer inventory
 	return left, changed, nil
 }
 
+func (a *app) kind(c inventory.Consumer) restart.Kind {
+	if k := restart.OnDocker(c.Restart, a.docker); k != nil {
+		return k
+	}
+	return restart.For(c.Restart)
+}
+
+// published returns the fingerprint of the login that the sinks hold now: of the
+// one that was staged, or, on the way back, of the one before.
+func (a *app) published(ctx context.Context, r *service.Rotation) (string, error) {
+	rotation := ""
+	switch begin := r.Requested(); {
+	case begin.GetAction() == pawlv1.Action_ACTION_ROLLBACK:
+		rotation = begin.GetRestores()
+	case r.Step.Undoes != "":
+		rotation = begin.GetBasis()
+	}
+	if rotation == "" {
+		return r.Staged().GetFingerprint(), nil
+	}
+	log, err := a.read(ctx, r.Credential.Name, rotation)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range []saga.Event{saga.Staged, saga.Adopted} {
+		if record := log.Find(e); record != nil {
+			return record.Body.GetStaged().GetFingerprint(), nil
+		}
+	}
+	return "", nil
+}
+
 func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	var lines []*pawlv1.Check
 	for _, consumer := range c.Consumers {
 		line := &pawlv1.Check{Service: saga.Restarter, Target: "consumer " + consumer.Name}
-		finding, err := restart.For(consumer.Restart).Check(ctx)
+		finding, err := a.kind(consumer).Check(ctx)
 		if err != nil {
 			finding, line.Refused = "cannot be restarted: "+err.Error(), true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -238,5 +239,28 @@ func TestPeopleAreToldOfALongWaitAlone(t *testing.T) {
 	g.ages(time.Minute)
 	if err := g.step("a"); !errors.As(err, &waiting) || !strings.Contains(waiting.Why, "a turns together") || strings.Join(waiting.Laggards, " ") != "b c" || waiting.Again != time.Second {
 		t.Errorf("later: %+v", waiting)
+	}
+}
+
+// A pgbouncer that the group shares is restarted once, and then must let go of
+// the logins of all: some are left, of others the password has changed.
+func TestSharedPoolerIsToldOfTheLoginsOfAll(t *testing.T) {
+	g := newGroup(t)
+	for name, logins := range map[string][2]string{"a": {"a", "a_b"}, "b": {"b_b", "b"}, "c": {"c", "c"}} {
+		g.happens(name, saga.Staged)
+		log := g.logs[name]
+		log.Records[0].Body.GetRequested().BasisUser = logins[0]
+		log.Records[1].Body.Detail = &pawlv1.Event_Staged{Staged: &pawlv1.Staged{User: logins[1]}}
+	}
+	a := g.logs["a"]
+	r := &service.Rotation{ID: "r1", Credential: g.inventory.Credentials["a"], Step: &saga.Step{Name: "restart"},
+		Events: map[saga.Event]*pawlv1.Event{saga.Requested: a.Records[0].Body, saga.Staged: a.Records[1].Body}}
+	left, changed, err := g.app.moved(t.Context(), r, inventory.Consumer{Name: "api"})
+	slices.Sort(left)
+	if err != nil || !slices.Equal(left, []string{"a", "b_b"}) || !slices.Equal(changed, []string{"c"}) {
+		t.Errorf("left %v, changed %v, %v", left, changed, err)
+	}
+	if left, changed, err = g.app.moved(t.Context(), r, inventory.Consumer{Name: "alone"}); err != nil || !slices.Equal(left, []string{"a"}) || len(changed) > 0 {
+		t.Errorf("of a consumer that it does not share: left %v, changed %v, %v", left, changed, err)
 	}
 }

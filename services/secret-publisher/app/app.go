@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"pawl.dev/internal/docker"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
@@ -35,6 +36,7 @@ type envelopes interface {
 type app struct {
 	sealed  envelopes
 	backups backup.Store
+	docker  *docker.Engine
 }
 
 // New returns the service. Backups go to DATA_DIR/backups.
@@ -42,14 +44,14 @@ func New(d service.Dependencies) (*service.Service, error) {
 	if d.Sealed == nil {
 		return nil, errors.New("no sealing key: credentials cannot be opened")
 	}
-	a := newApp(d.Sealed, d.Inventory.DataDir)
+	a := newApp(d.Sealed, d.Inventory.DataDir, docker.NewEngine(d.Inventory.Docker))
 	s := a.service()
 	s.Run = newReconciler(a, d).run
 	return s, nil
 }
 
-func newApp(e envelopes, dataDir string) *app {
-	return &app{sealed: e, backups: backup.Store{Dir: filepath.Join(dataDir, "backups"), Seal: e.SealBytes}}
+func newApp(e envelopes, dataDir string, engine *docker.Engine) *app {
+	return &app{sealed: e, backups: backup.Store{Dir: filepath.Join(dataDir, "backups"), Seal: e.SealBytes}, docker: engine}
 }
 
 func (a *app) service() *service.Service {
@@ -61,6 +63,12 @@ func (a *app) service() *service.Service {
 	}
 }
 
+// sinks of a credential: files before services of Docker, whose tasks start and
+// read at once.
+func (a *app) sinks(c *inventory.Credential) []sink.Sink {
+	return append(sink.Of(c), sink.OfSwarm(c, a.docker)...)
+}
+
 // publish looks at every sink before it touches the first, so that what can be
 // known beforehand fails the step with nothing done.
 func (a *app) publish(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
@@ -68,26 +76,48 @@ func (a *app) publish(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if err != nil {
 		return nil, err
 	}
-	sinks := sink.Of(r.Credential)
+	sinks, told := a.sinks(r.Credential), false
 	for _, s := range sinks {
-		if sink.Holds(ctx, s, want) == nil {
-			continue // by an earlier attempt
+		if sink.Holds(ctx, s, want) == nil { // by an earlier attempt
+			told = told || !s.Lookup()
+			continue
 		}
-		if err := check(ctx, s, want); err != nil {
+		if err := check(ctx, s, want); err != nil && !r.Step.Retriable() {
 			return nil, fail(err)
 		}
 	}
-	changed := 0
+	changed, failed := 0, []error(nil)
 	for _, s := range sinks {
 		wrote, err := a.write(ctx, r, s, want)
-		if err != nil {
-			return nil, fail(err)
+		if err == nil && r.State.Flow.Urgent && !told {
+			err = cut(ctx, s)
 		}
-		if wrote {
+		switch {
+		case err != nil && !r.Step.Retriable():
+			return nil, fail(err)
+		case err != nil: // in an emergency a broken sink keeps no other from it
+			failed = append(failed, err)
+		case wrote:
 			changed++
 		}
 	}
+	if err := errors.Join(failed...); err != nil {
+		return nil, err
+	}
 	return a.done(ctx, r, want, len(sinks), changed), nil
+}
+
+// forget has sinks that keep earlier logins remove those.
+func (a *app) forget(ctx context.Context, sinks []sink.Sink, want sink.Content, compromised bool, stillDue func(context.Context) error) error {
+	var failed []error
+	for _, s := range sinks {
+		if keeper, ok := s.(sink.Keeper); ok {
+			failed = append(failed, effect.Do(ctx, "forget earlier logins", s.Name(), func(ctx context.Context) error {
+				return keeper.Forget(ctx, want, compromised, stillDue)
+			}))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // restore writes the predecessor back. One sink that fails must not keep the
@@ -103,7 +133,7 @@ func (a *app) restore(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if err != nil {
 		return nil, err
 	}
-	sinks := sink.Of(r.Credential)
+	sinks := a.sinks(r.Credential)
 	changed, failed := 0, []error(nil)
 	for _, s := range sinks {
 		wrote, err := a.write(ctx, r, s, want)
@@ -129,8 +159,11 @@ func (a *app) match(ctx context.Context, r *service.Rotation) (*pawlv1.Event, er
 	if err != nil {
 		return nil, err
 	}
-	sinks := sink.Of(r.Credential)
+	sinks := a.sinks(r.Credential)
 	for _, s := range sinks {
+		if err := take(ctx, r, s, want); err != nil {
+			return nil, fail(err)
+		}
 		err := effect.Do(ctx, "read sink", s.Name(), func(ctx context.Context) error {
 			if err := sink.Holds(ctx, s, want); err != nil {
 				return fmt.Errorf("%w; adopted was the login of %s: make them the same first", err, want.User)
@@ -147,16 +180,30 @@ func (a *app) match(ctx context.Context, r *service.Rotation) (*pawlv1.Event, er
 	return &pawlv1.Event{Summary: fmt.Sprintf("%s the login of %s and can be written", hold(len(sinks)), want.User)}, nil
 }
 
+// take has a sink that nobody can read say that it holds what is adopted.
+func take(ctx context.Context, r *service.Rotation, s sink.Sink, want sink.Content) error {
+	closed, ok := s.(sink.Unreadable)
+	if !ok {
+		return nil
+	}
+	return effect.Do(ctx, "take over", s.Name(), func(ctx context.Context) error { return closed.Take(ctx, want, r.StillDue) })
+}
+
 // open returns the login that is sealed under a rotation.
 func (a *app) open(ctx context.Context, r *service.Rotation, rotation string, generation uint64) (want sink.Content, err error) {
 	err = effect.Do(ctx, "open envelope", r.Credential.Name, func(ctx context.Context) error {
 		c, err := a.sealed.Open(ctx, r.Credential.Name, rotation)
 		if err == nil {
-			want = sink.Content{Login: published.Login{User: c.User, Password: c.Password}, Verifier: c.Verifier, Generation: generation}
+			want = a.content(c, generation)
 		}
 		return err
 	})
 	return want, err
+}
+
+func (a *app) content(c *sealed.Credential, generation uint64) sink.Content {
+	return sink.Content{Login: published.Login{User: c.User, Password: c.Password}, Verifier: c.Verifier,
+		Generation: generation, Rotation: c.Rotation, Fingerprint: a.sealed.Fingerprint(c.User, c.Password)}
 }
 
 func check(ctx context.Context, s sink.Sink, want sink.Content) error {
@@ -186,6 +233,17 @@ func (a *app) write(ctx context.Context, r *service.Rotation, s sink.Sink, want 
 		err = effect.Do(ctx, "reload", s.Name(), reader.Reload)
 	}
 	return changed, err
+}
+
+// cut has a pooler end its clients before any sink has told the application of
+// the new login: whoever was let in with what was stolen would be served, as soon
+// as the application has brought the new keys.
+func cut(ctx context.Context, s sink.Sink) error {
+	pooler, ok := s.(sink.Cutter)
+	if !ok {
+		return nil
+	}
+	return effect.Do(ctx, "cut", s.Name(), pooler.Cut)
 }
 
 func (a *app) done(ctx context.Context, r *service.Rotation, want sink.Content, sinks, changed int) *pawlv1.Event {
@@ -223,7 +281,7 @@ func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.
 	}}
 	want.Verifier, _ = postgres.Verifier(want.Password) // of something always
 	var found []*pawlv1.Check
-	for _, s := range sink.Of(c) {
+	for _, s := range a.sinks(c) {
 		warnings, err := s.Check(ctx, want)
 		line := &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name(), Finding: "can be written"}
 		if err != nil {
@@ -245,7 +303,7 @@ func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.
 // role.
 func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	var found []*pawlv1.Check
-	for _, s := range sink.Of(c) {
+	for _, s := range a.sinks(c) {
 		say := func(refused bool, format string, args ...any) {
 			found = append(found, &pawlv1.Check{Service: saga.SecretPublisher, Target: s.Name(), Finding: fmt.Sprintf(format, args...), Refused: refused})
 		}
@@ -255,6 +313,8 @@ func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Ch
 			say(true, "%v", err)
 		case s.Lookup():
 			a.examineLookup(ctx, c, held, say)
+		case held[0].Fingerprint != "":
+			say(false, "holds %s, as its label says", held[0].Fingerprint)
 		default:
 			user := cmp.Or(held[0].User, c.Role)
 			say(false, "holds %s of %s", a.sealed.Fingerprint(user, held[0].Password), user)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"pawl.dev/internal/docker"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
@@ -43,6 +44,8 @@ type bench struct {
 	credential *inventory.Credential
 	stillDue   func() error
 	recorder   *effect.Recorder
+	fails      saga.Event // of the step that is run
+	flow       string     // of the rotation
 }
 
 const (
@@ -60,12 +63,12 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, data: t.TempDir(), env: filepath.Join(dir, ".env"), dsn: filepath.Join(dir, "dsn"), stillDue: func() error { return nil }}
+	b := &bench{fails: saga.PublishFailed, flow: saga.Alternating, T: t, data: t.TempDir(), env: filepath.Join(dir, ".env"), dsn: filepath.Join(dir, "dsn"), stillDue: func() error { return nil }}
 	b.store = memory{sealed.NewStore(nil, saga.SecretPublisher, keys), map[string]*sealed.Credential{
 		"r1": {User: "app", Password: secret.New("oldpassword")},
 		"r2": {User: "app_b", Password: secret.New("newpassword")},
 	}}
-	b.app = newApp(b.store, b.data)
+	b.app = newApp(b.store, b.data, docker.NewEngine(inventory.Docker{}))
 	b.put(b.env, envBefore)
 	b.put(b.dsn, dsnBefore)
 	b.credential = &inventory.Credential{
@@ -99,10 +102,16 @@ var (
 	dsnAfter = strings.NewReplacer("/app", "/app_b", "old", "new").Replace(dsnBefore)
 )
 
+// run does a step that may fail, unless fails is set to nothing.
 func (b *bench) run(step, rotation string, requested *pawlv1.Requested) (*pawlv1.Event, error) {
+	b.Helper()
 	b.recorder = &effect.Recorder{Credential: "cred", Step: step}
+	state, err := saga.Fold(b.flow, []saga.Entry{{Event: saga.Requested, Seq: 1}})
+	if err != nil {
+		b.Fatal(err)
+	}
 	return b.app.service().Steps[step](effect.With(b.Context(), b.recorder), &service.Rotation{
-		ID: rotation, Credential: b.credential,
+		ID: rotation, Credential: b.credential, State: state, Step: &saga.Step{Name: step, Fails: b.fails},
 		Events:   map[saga.Event]*pawlv1.Event{saga.Requested: {Detail: &pawlv1.Event_Requested{Requested: requested}}},
 		StillDue: func(context.Context) error { return b.stillDue() },
 	})
@@ -193,6 +202,23 @@ func TestPublishTouchesNothingWhereOneSinkWouldRefuse(t *testing.T) {
 	if left := b.backups(); len(left) > 0 {
 		t.Fatalf("backups: %v", left)
 	}
+}
+
+func TestInAnEmergencyABrokenSinkKeepsNoOtherFromTheNewCredential(t *testing.T) {
+	b := newBench(t)
+	b.fails = "" // its publish is tried for ever
+	broken := b.credential.Publish[1]
+	b.credential.Publish[1] = b.credential.Publish[0]
+	b.credential.Publish[0] = inventory.Sink{Dotenv: &inventory.Dotenv{Path: b.dsn, User: "NONE", Password: "P"}}
+	if _, err := b.run("publish", "r2", rotate); err == nil || saga.IsPermanent(err) {
+		t.Fatal(err)
+	}
+	b.want(envAfter, dsnBefore)
+	b.credential.Publish[0] = broken
+	if _, err := b.run("publish", "r2", rotate); err != nil {
+		t.Fatal(err)
+	}
+	b.want(envAfter, dsnAfter)
 }
 
 func TestPublishAfterACrashBetweenTwoSinksFinishes(t *testing.T) {

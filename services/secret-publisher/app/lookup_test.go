@@ -9,8 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgbouncer/pooltest"
+	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -26,7 +29,9 @@ func (m memory) Rotations(context.Context, string) (all []string, _ error) {
 // newPooledBench is a bench whose credential is also in a password file and in
 // the userlist of a pgbouncer, whose console lets both logins in: they show what
 // it has read.
-func newPooledBench(t *testing.T) (*bench, *pooltest.Pooler) {
+func newPooledBench(t *testing.T) (*bench, *pooltest.Pooler) { return newPooledBenchAt(t, 1) }
+
+func newPooledBenchAt(t *testing.T, server uint16) (*bench, *pooltest.Pooler) {
 	b := newBench(t)
 	for _, c := range b.store.held {
 		var err error
@@ -34,7 +39,7 @@ func newPooledBench(t *testing.T) (*bench, *pooltest.Pooler) {
 			t.Fatal(err)
 		}
 	}
-	p := pooltest.Start(t, 1, pooltest.Line("app", b.store.held["r1"].Verifier.Reveal()), map[string]string{"stats_users": "app, app_b"})
+	p := pooltest.Start(t, server, pooltest.Line("app", b.store.held["r1"].Verifier.Reveal()), map[string]string{"stats_users": "app, app_b"})
 	pgpass := filepath.Join(filepath.Dir(b.env), ".pgpass")
 	b.put(pgpass, "h:1:*:app:oldpassword\n")
 	b.credential.Publish = append(b.credential.Publish,
@@ -94,6 +99,67 @@ func TestNewLoginIsLetInBeforeAnythingTellsToUseIt(t *testing.T) {
 	b.want(envBefore, dsnBefore)
 	if !b.passes(p, "r1") || !b.passes(p, "r2") {
 		t.Error("a login is missing: an application may use either")
+	}
+}
+
+// A thief whom the pooler has let in needs no password any more: he must be gone
+// before anything tells the application of the new login, whose keys would serve
+// him, too. Once something has told, it is left in peace.
+func TestThiefIsCutOffThePoolerBeforeTheApplicationIsTold(t *testing.T) {
+	server, err := pgserver.Start(t.Context(), pgserver.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	b, p := newPooledBenchAt(t, server.Port)
+	super, err := postgres.Login(t.Context(), postgres.Target{Host: server.Host, Port: server.Port, Database: "postgres", User: server.Superuser, Password: server.Password, SSLMode: "disable"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer super.Close(context.Background())
+	for _, c := range b.store.held {
+		if _, err := super.Exec(t.Context(), "CREATE ROLE "+c.User+" LOGIN PASSWORD '"+c.Verifier.Reveal()+"'"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.fails, b.flow = "", saga.Emergency
+	enter := func(rotation string) *pgx.Conn {
+		c := b.store.held[rotation]
+		conn, err := postgres.Login(t.Context(), p.Target(c.User, c.Password.Reveal(), "postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(context.Background()) })
+		return conn
+	}
+	alive := func(conn *pgx.Conn) bool {
+		_, err := conn.PgConn().Exec(t.Context(), "SELECT 1").ReadAll()
+		return err == nil
+	}
+	thief := enter("r1")
+	late := errors.New("nobody may use it yet")
+	looks := 0
+	b.stillDue = func() error { // the third is under the lock on the .env
+		if looks++; looks < 3 || alive(thief) {
+			return nil
+		}
+		return late
+	}
+	if _, err := b.run("publish", "r2", rotate); !errors.Is(err, late) {
+		t.Fatalf("%v; want the thief gone before the .env is written", err)
+	}
+	b.want(envBefore, dsnBefore)
+	b.stillDue = func() error { return nil }
+	if _, err := b.run("publish", "r2", rotate); err != nil {
+		t.Fatal(err)
+	}
+	application := enter("r2")
+	if _, err := b.run("publish", "r2", rotate); err != nil || !alive(application) {
+		t.Errorf("%v; the application was cut off by an attempt that only finished what was begun", err)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
-	"pawl.dev/internal/published"
+	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	"pawl.dev/services/secret-publisher/internal/sink"
@@ -74,13 +74,33 @@ func (r *reconciler) credential(ctx context.Context, c *inventory.Credential) er
 	if err != nil {
 		return err
 	}
-	want := sink.Content{Login: published.Login{User: envelope.User, Password: envelope.Password}, Verifier: envelope.Verifier, Generation: current.Generation}
-	for _, s := range sink.Of(c) {
+	want := r.app.content(envelope, current.Generation)
+	sinks := r.app.sinks(c)
+	for _, s := range sinks {
 		if err := r.compare(ctx, c, log, s, want, envelope.Earlier); err != nil {
 			return err
 		}
 	}
-	return nil
+	// Before it is erased the predecessor may be restored; what was stolen never is.
+	if _, erased := state.Has(saga.Erased); !erased && !state.Flow.Urgent {
+		return nil
+	}
+	err = r.app.forget(ctx, sinks, want, state.Flow.Urgent, r.unmoved(log))
+	if errors.Is(err, errMovedOn) {
+		return nil
+	}
+	return err
+}
+
+// unmoved returns nil as long as no other rotation has begun.
+func (r *reconciler) unmoved(log bus.Log) func(context.Context) error {
+	return func(ctx context.Context) error {
+		now, err := r.log(ctx, log.Credential)
+		if err == nil && now.Rotation != log.Rotation {
+			err = errMovedOn
+		}
+		return err
+	}
 }
 
 func (r *reconciler) compare(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content, earlier []string) error {
@@ -88,6 +108,9 @@ func (r *reconciler) compare(ctx context.Context, c *inventory.Credential, log b
 	if wrong == nil {
 		r.report(ctx, c, s, "drift over", "", s.Name()+" holds what it should again")
 		return nil
+	}
+	if sink.IsPassing(wrong) {
+		return wrong
 	}
 	if !r.isEarlier(ctx, c, log, s, want, earlier) {
 		r.report(ctx, c, s, "drift", wrong.Error(), fmt.Sprintf("%v, and Pawl did not write that: it is left as it is; `pawl doctor %s` shows more", wrong, c.Name))
@@ -117,6 +140,12 @@ func (r *reconciler) isEarlier(ctx context.Context, c *inventory.Credential, log
 		earlier = append(slices.Clone(earlier), r.app.sealed.Fingerprint(undone.User, undone.Password), r.app.sealed.Fingerprint(undone.User, undone.Verifier))
 	}
 	for _, h := range held {
+		if h.Fingerprint != "" {
+			if h.Fingerprint != want.Fingerprint && !slices.Contains(earlier, h.Fingerprint) {
+				return false
+			}
+			continue
+		}
 		value := h.Password
 		if value.IsZero() {
 			value = h.Verifier
@@ -138,13 +167,7 @@ func (r *reconciler) repair(ctx context.Context, c *inventory.Credential, log bu
 	ctx, span := r.d.Tracer.Start(ctx, "reconcile")
 	defer span.End()
 	ctx = effect.With(ctx, &effect.Recorder{Credential: c.Name, Step: "reconcile"})
-	return r.app.write(ctx, &service.Rotation{ID: log.Rotation, Credential: c, StillDue: func(ctx context.Context) error {
-		now, err := r.log(ctx, c.Name)
-		if err == nil && now.Rotation != log.Rotation {
-			err = errMovedOn
-		}
-		return err
-	}}, s, want)
+	return r.app.write(ctx, &service.Rotation{ID: log.Rotation, Credential: c, StillDue: r.unmoved(log)}, s, want)
 }
 
 // report notes, once, what is wrong with a sink, and that it is over.

@@ -5,11 +5,13 @@ package app
 
 import (
 	"context"
+	"time"
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // envelopes is what the verifier needs of the sealed store.
@@ -18,13 +20,15 @@ type envelopes interface {
 }
 
 type app struct {
-	sealed   envelopes
-	accounts accounts
+	sealed    envelopes
+	accounts  accounts
+	note      func(context.Context, *pawlv1.Note)
+	tellEvery time.Duration // how long consumers may keep it waiting before that is noted, and noted anew
 }
 
 // New returns the service. It connects to nothing yet.
 func New(d service.Dependencies) (*service.Service, error) {
-	a := &app{sealed: d.Sealed, accounts: accounts{others: d.Sealed.Logins}}
+	a := &app{sealed: d.Sealed, accounts: accounts{others: d.Sealed.Logins}, note: d.Note, tellEvery: 3 * time.Second}
 	return &service.Service{
 		Name:    saga.Verifier,
 		Steps:   map[string]service.Handler{"verify": a.verify, "confirm": a.confirm},
@@ -42,6 +46,8 @@ func alternates(r *service.Rotation) bool {
 		return true
 	case saga.InPlace:
 		return false
+	case saga.Emergency:
+		return r.Staged().GetUser() != r.Requested().GetBasisUser()
 	}
 	return r.Credential.Strategy == inventory.Alternating
 }

@@ -44,18 +44,19 @@ type bed struct {
 	role, observer string
 	rotation       *service.Rotation
 	recorder       effect.Recorder
+	notes          chan *pawlv1.Note
 }
 
 func newBed(t *testing.T, flow string) *bed {
 	t.Helper()
-	b := &bed{role: pgtest.Name(), observer: pgtest.Name() + " observer"}
+	b := &bed{role: pgtest.Name(), observer: pgtest.Name() + " observer", notes: make(chan *pawlv1.Note, 1000)}
 	user := b.role
 	pgtest.Create(t, b.role, "")
 	pgtest.Create(t, b.observer, "IN ROLE pg_monitor")
 	if flow == saga.Alternating {
 		user = pgtest.Sibling(t, b.role, "")
 	}
-	b.app = &app{sealed: &envelope{User: user, Password: secret.New(pgtest.Password)}}
+	b.app = &app{sealed: &envelope{User: user, Password: secret.New(pgtest.Password)}, note: func(_ context.Context, n *pawlv1.Note) { b.notes <- n }}
 	t.Cleanup(b.accounts.close)
 
 	events := map[saga.Event]*pawlv1.Event{
@@ -70,7 +71,7 @@ func newBed(t *testing.T, flow string) *bed {
 	}
 	table, _ := saga.FlowByName(flow)
 	b.rotation = &service.Rotation{
-		ID: "r1", Credential: b.credential(t, flow), State: saga.State{Flow: table}, Events: events,
+		ID: "r1", Credential: b.credential(t, flow), State: saga.State{Flow: table}, Step: &saga.Step{Name: "verify"}, Events: events,
 		Deadline: time.Now().Add(time.Minute),
 	}
 	return b
@@ -281,11 +282,13 @@ func TestSessionOfTheOldLoginHoldsVerifyBack(t *testing.T) {
 		event, err := b.run(t, b.verify)
 		ended <- result{event, err}
 	}()
-	pgtest.Await(t, "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = $1 AND state = 'idle' AND query LIKE '%pg_stat_activity%'", b.observer)
 	select {
 	case early := <-ended:
 		t.Fatalf("verify ended before the old session did: %v", early)
-	default:
+	case note := <-b.notes:
+		if want := fmt.Sprintf("api: 1 of 1 instances on the new login; 1 session still on the old one: pid %d", old.PgConn().PID()); note.GetKind() != "waiting" || !strings.Contains(note.GetText(), want) {
+			t.Errorf("the note says %q; want %q", note.GetText(), want)
+		}
 	}
 	pgtest.End(t, old)
 	if late := <-ended; late.err != nil {

@@ -31,6 +31,7 @@ func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Chec
 				checkRules(ctx, conn, c, r)
 				checkRoom(ctx, conn, c, r)
 				checkAudit(ctx, conn, r)
+				checkMembers(ctx, conn, c, r)
 				standings[i].read(ctx, conn)
 				return nil
 			})
@@ -69,6 +70,12 @@ func (r *report) add(refused bool, format string, args ...any) {
 	r.lines = append(r.lines, &pawlv1.Check{Service: saga.Verifier, Target: r.node, Finding: fmt.Sprintf(format, args...), Refused: refused})
 }
 
+// about finds what reports look for by its topic.
+func (r *report) about(topic, format string, args ...any) {
+	r.find(format, args...)
+	r.lines[len(r.lines)-1].Topic = topic
+}
+
 // survey looks at all nodes at once, each with a report of its own.
 func survey(nodes []inventory.Node, look func(i int, r *report)) []*report {
 	reports := make([]*report, len(nodes))
@@ -100,32 +107,6 @@ func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r
 		r.find("observer %q sees every session", c.Cluster.Observer.User)
 	}
 	return sees
-}
-
-// auditing is what the server itself records of logins and of statements. From
-// PostgreSQL 18 on log_connections is a list.
-const auditing = `SELECT current_setting('log_connections') NOT IN ('off', ''), current_setting('log_disconnections')::bool, current_setting('pgaudit.log', true) IS NOT NULL`
-
-// checkAudit notes what the server does not record. Pawl's own trail has the
-// rotations, not who logs in.
-func checkAudit(ctx context.Context, conn *pgx.Conn, r *report) {
-	var begins, ends, audits bool
-	if err := conn.QueryRow(ctx, auditing).Scan(&begins, &ends, &audits); err != nil {
-		r.refuse("%v", probe.Explain("read the audit settings", err))
-		return
-	}
-	var off []string
-	for setting, on := range map[string]bool{"log_connections": begins, "log_disconnections": ends, "pgaudit": audits} {
-		if !on {
-			off = append(off, setting)
-		}
-	}
-	slices.Sort(off)
-	if len(off) == 0 {
-		r.find("the server records logins, their ends, and statements (pgaudit)")
-		return
-	}
-	r.find("the server records less than an audit may ask for: %s off", strings.Join(off, ", "))
 }
 
 // examine tells which login each consumer's sessions use.

@@ -78,7 +78,9 @@ func (a *app) confirmNode(ctx context.Context, r *service.Rotation, node invento
 	if err != nil {
 		return err
 	}
-	now, err := reader.RoleState(ctx, cred.User)
+	before := r.Requested().GetBasisUser()
+	roles, err := reader.RoleStates(ctx, cred.User, before)
+	now := roles[cred.User]
 	switch {
 	case err != nil:
 		return err
@@ -91,15 +93,7 @@ func (a *app) confirmNode(ctx context.Context, r *service.Rotation, node invento
 	case !now.Verifier.Equal(cred.Verifier) && !postgres.Matches(cred.User, cred.Password, now.Verifier):
 		return fmt.Errorf("%s: login %q carries another password than the published one: somebody changed it after it was staged", node.Name, cred.User)
 	}
-	before := r.Requested().GetBasisUser()
-	if !alternates(r) || before == "" {
-		return nil
-	}
-	old, err := reader.RoleState(ctx, before)
-	if err != nil {
-		return err
-	}
-	if old.CanLogin {
+	if alternates(r) && roles[before].CanLogin {
 		return fmt.Errorf("%s: the old login %q may log in again: somebody let it after it was retired; ALTER ROLE it NOLOGIN", node.Name, before)
 	}
 	return nil

@@ -24,7 +24,7 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 	if alternates(r) {
 		logins.Old = r.Requested().GetBasisUser()
 	}
-	for _, node := range r.Credential.Members() {
+	for _, node := range r.Reached(r.Credential.Members()) {
 		committed, ok := r.Staged().GetCommittedAt()[node.Name]
 		if !ok {
 			return nil, saga.Permanentf("node %q was not staged, so no session on it proves anything: it is new in pawl.yaml; rotate again", node.Name)
@@ -41,7 +41,7 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 			continue
 		}
 		err := effect.Do(ctx, "prove consumer", c.Name, func(ctx context.Context) error {
-			proven, err := logins.Await(ctx, until, c, look)
+			proven, err := logins.Await(ctx, until, c, look, a.teller(ctx, r))
 			if err == nil {
 				proof.Consumers = append(proof.Consumers, proven)
 			}
@@ -64,6 +64,18 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 	return proof, nil
 }
 
+// teller notes whom the step waits for, so that a person can see to it in time.
+func (a *app) teller(ctx context.Context, r *service.Rotation) func(missing string) {
+	last, said := time.Now(), ""
+	return func(missing string) {
+		if missing == said || time.Since(last) < a.tellEvery {
+			return
+		}
+		last, said = time.Now(), missing
+		a.note(ctx, &pawlv1.Note{Kind: "waiting", Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Text: missing})
+	}
+}
+
 // giveUp is when the handler must have ended.
 func giveUp(ctx context.Context, r *service.Rotation) time.Time {
 	if ends, ok := ctx.Deadline(); ok && ends.Before(r.Deadline) {
@@ -76,7 +88,7 @@ func giveUp(ctx context.Context, r *service.Rotation) time.Time {
 func (a *app) sessions(ctx context.Context, r *service.Rotation, logins ...string) (consumers.Seen, error) {
 	var mu sync.Mutex
 	seen := consumers.Seen{}
-	err := onEach(r.Credential.Members(), func(node inventory.Node) error {
+	err := onEach(r.Reached(r.Credential.Members()), func(node inventory.Node) error {
 		observer, err := a.accounts.on(r.Credential, node, r.Credential.Cluster.Observer)
 		if err != nil {
 			return err

@@ -26,7 +26,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 	if err != nil {
 		return nil, err
 	}
-	if err := onEach(r.Credential.Nodes, func(primary inventory.Node) error { return a.probeSet(ctx, r, primary, cred) }); err != nil {
+	if err := onEach(r.Reached(r.Credential.Nodes), func(primary inventory.Node) error { return a.probeSet(ctx, r, primary, cred) }); err != nil {
 		return nil, err
 	}
 	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %d probes passed", cred.User, count(len(r.Credential.Members()), "node"), len(probe.For(r.Credential)))}
@@ -58,7 +58,7 @@ func (a *app) open(ctx context.Context, r *service.Rotation) (*sealed.Credential
 // rest is probed where writes are taken now: after a failover, on a former
 // replica.
 func (a *app) probeSet(ctx context.Context, r *service.Rotation, primary inventory.Node, cred *sealed.Credential) error {
-	servers := set(r.Credential, primary)
+	servers := r.Reached(set(r.Credential, primary))
 	var written atomic.Bool
 	err := onEach(servers, func(node inventory.Node) error {
 		standby, err := a.probeNode(ctx, r, node, cred, len(servers) > 1)

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,13 +26,11 @@ const patience = 40 * time.Second
 // Client is the operator's connection.
 type Client struct{ *bus.Bus }
 
-// Connect joins the bus of the configuration with the operator's seed.
-func Connect(inv *inventory.Inventory, seed []byte) (*Client, error) {
-	url, address := inv.NATS.URL, inv.NATS.URL
-	if url == "" {
-		url, address = "nats://"+inv.NATS.Listen, inv.NATS.Listen
-	}
-	b, err := bus.Connect(bus.ConnectOptions{URL: url, User: bus.Operator, Seed: seed})
+// Connect joins the bus of the configuration as the operator; o is what bus.For
+// returns for it.
+func Connect(inv *inventory.Inventory, o bus.ConnectOptions) (*Client, error) {
+	address := cmp.Or(inv.NATS.URL, inv.NATS.Listen)
+	b, err := bus.Connect(o)
 	switch {
 	case err == nil:
 		return &Client{b}, nil
@@ -45,29 +44,65 @@ func Connect(inv *inventory.Inventory, seed []byte) (*Client, error) {
 
 // Ask publishes a request and returns its answer, which names the request.
 func (c *Client) Ask(ctx context.Context, credential string, request *pawlv1.Request) (*pawlv1.Answer, error) {
-	id := "cli-" + strings.ToLower(rand.Text())
+	return c.ask(ctx, "cli-"+strings.ToLower(rand.Text()), credential, request)
+}
+
+// AskOnce is Ask under an id of the caller's: asked again, it is the same
+// request, for as long as answers are stored.
+func (c *Client) AskOnce(ctx context.Context, id, credential string, request *pawlv1.Request) (*pawlv1.Answer, error) {
+	if answer, err := c.answered(ctx, id); answer != nil || err != nil {
+		return answer, err
+	}
+	return c.ask(ctx, id, credential, request)
+}
+
+func (c *Client) ask(ctx context.Context, id, credential string, request *pawlv1.Request) (*pawlv1.Answer, error) {
 	answers, err := c.NATS.SubscribeSync(bus.AnswerSubject(id)) // before the request, so that no answer is missed
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to the answer: %w", err)
 	}
 	defer func() { _ = answers.Unsubscribe() }() // the connection is about to close
-	if err := c.Publish(ctx, bus.RequestSubject(credential), request, nats.Header{jetstream.MsgIDHeader: {id}}); err != nil {
+	if err := c.Publish(ctx, subject(credential, request), request, nats.Header{jetstream.MsgIDHeader: {id}}); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	answer := &pawlv1.Answer{}
 	m, err := answers.NextMsgWithContext(ctx)
 	if err == nil {
+		answer := &pawlv1.Answer{}
 		return answer, bus.Decode(m.Header, m.Data, answer)
 	}
-	// It may have come while the connection was down; answers are stored.
+	// It may have come while the connection was down.
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if stream, failed := c.Stream(look, bus.StreamAnswer); failed == nil {
-		if stored, failed := stream.GetLastMsgForSubject(look, bus.AnswerSubject(id)); failed == nil {
-			return answer, bus.Decode(stored.Header, stored.Data, answer)
-		}
+	if answer, failed := c.answered(look, id); answer != nil {
+		return answer, failed
 	}
 	return nil, fmt.Errorf("no answer to request %s (%w): is the scheduler running? The request is kept, and handled once it is", id, err)
+}
+
+// answered returns the stored answer to a request, nil where there is none.
+func (c *Client) answered(ctx context.Context, id string) (*pawlv1.Answer, error) {
+	stream, err := c.Stream(ctx, bus.StreamAnswer)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := stream.GetLastMsgForSubject(ctx, bus.AnswerSubject(id))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for the answer: %w", err)
+	}
+	answer := &pawlv1.Answer{}
+	return answer, bus.Decode(stored.Header, stored.Data, answer)
+}
+
+// subject is where the request's action belongs.
+func subject(credential string, request *pawlv1.Request) string {
+	switch request.GetAction() {
+	case pawlv1.Action_ACTION_CONTAIN, pawlv1.Action_ACTION_LOCK, pawlv1.Action_ACTION_UNLOCK:
+		return bus.EmergencySubject(credential)
+	}
+	return bus.RequestSubject(credential)
 }

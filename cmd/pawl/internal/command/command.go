@@ -52,13 +52,15 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.PersistentFlags().StringP("config", "c", "pawl.yaml", "the configuration, a `FILE`")
 	root.PersistentFlags().Bool("json", false, "print the result as JSON")
 	root.AddCommand(newInit(), newUp(), newAdopt(), newPlan(), newRotate(), newRollback(), newResume(),
-		newStatus(), newWatch(), newHistory(), newTrace(), newDoctor())
+		newEmergency(), newLock(), newUnlock(),
+		newStatus(), newSchedule(), newWatch(), newHistory(), newTrace(), newDoctor(), newAlerts(), newIncident(), newWatchLogins(), newAudit(),
+		newNATSConfig(), newProvision(), newKeys())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 
 	begun := false // what fails before a command begins is usage
-	for _, c := range root.Commands() {
+	for _, c := range leaves(root) {
 		run := c.RunE
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			begun = true
@@ -83,6 +85,17 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
+// leaves are the commands that do something, not the groups of them.
+func leaves(c *cobra.Command) (all []*cobra.Command) {
+	for _, sub := range c.Commands() {
+		if sub.RunE != nil {
+			all = append(all, sub)
+		}
+		all = append(all, leaves(sub)...)
+	}
+	return all
+}
+
 // load reads the configuration that -c names.
 func load(cmd *cobra.Command) (*inventory.Inventory, error) {
 	path, err := cmd.Flags().GetString("config")
@@ -102,12 +115,16 @@ func connect(cmd *cobra.Command) (*inventory.Inventory, *client.Client, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	seed, err := bus.LoadSeed(bus.SeedFile(inv, bus.Operator))
-	if err != nil {
-		return nil, nil, exit{exitUsage, err}
-	}
-	c, err := client.Connect(inv, seed)
+	c, err := join(inv)
 	return inv, c, err
+}
+
+func join(inv *inventory.Inventory) (*client.Client, error) {
+	operator, err := bus.For(inv, bus.Operator)
+	if err != nil {
+		return nil, exit{exitUsage, err}
+	}
+	return client.Connect(inv, operator)
 }
 
 // chosen returns the credential that args name, or all, by name.

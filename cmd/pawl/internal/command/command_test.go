@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"pawl.dev/cmd/pawl/embedded"
-	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
@@ -291,7 +291,7 @@ credentials: {app: {cluster: main, role: app, strategy: alternating, drain: 0s, 
 		t.Errorf("trace:\n%s", stdout)
 	}
 	s.want(exitDone, "rollback", "app")
-	if status := decode[[]render.Status](t, first(s.want(exitDone, "status", "--json")))[0]; status.Login != "app" || status.Generation != 3 {
+	if status := decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "--json")))[0]; status.Login != "app" || status.Generation != 3 {
 		t.Errorf("status %+v", status)
 	}
 	s.want(exitDone, "doctor")

@@ -152,6 +152,8 @@ func (w expected) String() string {
 		return fmt.Sprintf("rotation %s is under way: the old login and the new one may both be found", w.running)
 	case w.user == "":
 		return "not adopted"
+	case w.rotation == "":
+		return "locked: nobody may log in"
 	}
 	return strings.TrimSpace(fmt.Sprintf("%s of rotation %s %s", w.user, w.rotation, w.fingerprint))
 }
@@ -159,7 +161,7 @@ func (w expected) String() string {
 // contradicts compares a finding, which its service found sound by itself, with
 // the log. The services' words are compared, which is all that they send.
 func (w expected) contradicts(name string, f render.Finding) string {
-	if w.user == "" || w.running != "" {
+	if w.rotation == "" || w.running != "" {
 		return ""
 	}
 	switch name {

@@ -7,8 +7,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -73,15 +73,15 @@ func TestTraceStatusAndHistoryOfAGroup(t *testing.T) {
 	if strings.Count(text, "web alone waits") != 1 || strings.Count(text, "together with") != 3 || !strings.Contains(text, ".env is read-only") {
 		t.Errorf("trace:\n%s", text)
 	}
-	all := decode[[]render.Timeline](t, first(s.want(exitDone, "trace", "r-2", "--json")))
-	if len(all) != 3 || all[0].Credential != "app" || all[1].Outcome != "rolled-back" || all[2].Outcome != render.Running || len(all[0].Notes) != 0 || len(all[2].Notes) != 1 {
+	all := decode[[]chronicle.Timeline](t, first(s.want(exitDone, "trace", "r-2", "--json")))
+	if len(all) != 3 || all[0].Credential != "app" || all[1].Outcome != "rolled-back" || all[2].Outcome != chronicle.Running || len(all[0].Notes) != 0 || len(all[2].Notes) != 1 {
 		t.Errorf("trace %+v", all)
 	}
-	history := decode[[]render.Rotation](t, first(s.want(exitDone, "history", "app", "--json")))
+	history := decode[[]chronicle.Rotation](t, first(s.want(exitDone, "history", "app", "--json")))
 	if len(history) != 1 || len(history[0].Group) != 3 || history[0].Outcome != "completed" {
 		t.Errorf("history %+v", history)
 	}
-	if status := decode[[]render.Status](t, first(s.want(exitDone, "status", "app", "--json")))[0]; status.Note != nil || status.Last.ID != "r-2" {
+	if status := decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "app", "--json")))[0]; status.Note != nil || status.Last.ID != "r-2" {
 		t.Errorf("status %+v", status)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -53,7 +55,7 @@ func TestStatusHistoryAndTraceTellTheLog(t *testing.T) {
 	if stdout, stderr := s.want(exitDone, "history", "app", "--json"); stdout != "[]\n" || !strings.Contains(stderr, "never had a rotation") {
 		t.Errorf("stdout %q, stderr %q", stdout, stderr)
 	}
-	if got := decode[[]render.Status](t, first(s.want(exitDone, "status", "--json"))); got[0].State != render.NotAdopted {
+	if got := decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "--json"))); got[0].State != chronicle.NotAdopted {
 		t.Errorf("status %+v", got)
 	}
 	s.mustTell("r-1", adoption)
@@ -64,15 +66,15 @@ func TestStatusHistoryAndTraceTellTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	status := decode[[]render.Status](t, first(s.want(exitDone, "status", "app", "--json")))[0]
-	if status.State != render.Running || status.Step != "retire" || status.Login != "app" || status.NextDue == nil || status.Note == nil || status.Note.Laggards[0] != "api (2 sessions)" {
+	status := decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "app", "--json")))[0]
+	if status.State != chronicle.Running || status.Step != "retire" || status.Login != "app" || status.NextDue == nil || status.Note == nil || status.Note.Laggards[0] != "api (2 sessions)" {
 		t.Errorf("status %+v", status)
 	}
 	if stdout, _ := s.want(exitDone, "status"); !strings.Contains(stdout, "running: retire") || !strings.Contains(stdout, "api (2 sessions)") {
 		t.Errorf("status:\n%s", stdout)
 	}
-	history := decode[[]render.Rotation](t, first(s.want(exitDone, "history", "app", "--json")))
-	if len(history) != 3 || history[0].Flow != saga.Adopt || history[1].Outcome != "rolled-back" || history[1].Failure.Step != "publish" || history[2].Outcome != render.Running {
+	history := decode[[]chronicle.Rotation](t, first(s.want(exitDone, "history", "app", "--json")))
+	if len(history) != 3 || history[0].Flow != saga.Adopt || history[1].Outcome != "rolled-back" || history[1].Failure.Step != "publish" || history[2].Outcome != chronicle.Running {
 		t.Errorf("history %+v", history)
 	}
 	if stdout, _ := s.want(exitDone, "history", "app"); strings.Count(stdout, "\n") != 4 || !strings.Contains(stdout, ".env is read-only") {
@@ -87,7 +89,7 @@ func TestStatusHistoryAndTraceTellTheLog(t *testing.T) {
 	if strings.Contains(trace, "\x1b") {
 		t.Error("colour without a terminal")
 	}
-	if timeline := decode[render.Timeline](t, first(s.want(exitDone, "trace", "r-3", "--json"))); len(timeline.Steps) != 5 || len(timeline.Notes) != 1 {
+	if timeline := decode[chronicle.Timeline](t, first(s.want(exitDone, "trace", "r-3", "--json"))); len(timeline.Steps) != 5 || len(timeline.Notes) != 1 {
 		t.Errorf("trace %+v", timeline)
 	}
 	s.want(exitFailed, "trace", "r-9")
@@ -101,24 +103,65 @@ func TestStatusKnowsHowLongThePredecessorIsKept(t *testing.T) {
 	s := newServer(t)
 	s.mustTell("r-1", adoption)
 	s.mustTell("r-2", rotation)
-	status := decode[[]render.Status](t, first(s.want(exitDone, "status", "--json")))[0]
-	if status.State != render.Idle || status.Login != "app_b" || status.KeptUntil == nil || status.Generation != 2 {
+	status := decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "--json")))[0]
+	if status.State != chronicle.Idle || status.Login != "app_b" || status.KeptUntil == nil || status.Generation != 2 {
 		t.Errorf("status %+v", status)
 	}
 	s.mustTell("r-3", rollback)
-	status = decode[[]render.Status](t, first(s.want(exitDone, "status", "--json")))[0]
-	if status.State != render.Idle || status.Login != "app" || status.KeptUntil != nil {
+	status = decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "--json")))[0]
+	if status.State != chronicle.Idle || status.Login != "app" || status.KeptUntil != nil {
 		t.Errorf("after the rollback: %+v", status)
 	}
 }
 
+// TestStatusTellsDriftUntilItIsOver, also what began before anything that is open.
+func TestStatusTellsDriftUntilItIsOver(t *testing.T) {
+	s := newServer(t)
+	s.mustTell("r-1", adoption)
+	note := func(service, kind, text string) {
+		n := &pawlv1.Note{Kind: kind, Credential: "app", Text: text}
+		if kind == "configuration" {
+			n.Credential = ""
+		}
+		if err := s.users[service].Publish(t.Context(), bus.NoteSubject(service), n, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantDrift := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, d := range decode[[]chronicle.Status](t, first(s.want(exitDone, "status", "app", "--json")))[0].Drift {
+			got = append(got, d.Text)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("drift %q, want %q", got, want)
+		}
+	}
+	note(saga.DBRotator, "drift", "coordinator: it may not log in")
+	note(saga.DBRotator, "drift", "coordinator: it has another password")
+	note(saga.DBRotator, "drift", "worker-1: it does not exist")
+	wantDrift("coordinator: it has another password", "worker-1: it does not exist")
+	if stdout, _ := s.want(exitDone, "status"); !strings.Contains(stdout, "app: drift: coordinator: it has another password") {
+		t.Errorf("status:\n%s", stdout)
+	}
+	note(saga.DBRotator, "repaired", "worker-1 had lost it")
+	wantDrift("coordinator: it has another password")
+	note(saga.SecretPublisher, "configuration", "loaded")
+	wantDrift("coordinator: it has another password")
+	note(saga.DBRotator, "drift over", "coordinator holds what it should again")
+	wantDrift()
+	note(saga.DBRotator, "drift", "coordinator: it has another password")
+	note(saga.DBRotator, "configuration", "loaded")
+	wantDrift()
+}
+
 func TestPositionPartsWhatIsReadFromWhatIsFollowed(t *testing.T) {
 	s := newServer(t)
-	seed, err := bus.LoadSeed(bus.SeedFile(s.inv, bus.Operator))
+	operator, err := bus.For(s.inv, bus.Operator)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.Connect(s.inv, seed)
+	c, err := client.Connect(s.inv, operator)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,11 +202,11 @@ func TestWatchBeginsAtOnceOrEarlier(t *testing.T) {
 			code <- Run(ctx, append([]string{"watch", "app", "--json", "-c", s.config}, c.args...), stdout, stderr)
 			stdout.Close()
 		}()
-		lines := make(chan render.Line, 64)
+		lines := make(chan chronicle.Line, 64)
 		go func() {
 			defer close(lines)
 			for scanner := bufio.NewScanner(outReader); scanner.Scan(); {
-				var l render.Line
+				var l chronicle.Line
 				if err := json.Unmarshal(scanner.Bytes(), &l); err != nil {
 					t.Error(err)
 				}

@@ -11,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pawl.dev/cmd/pawl/internal/glass"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -44,14 +46,14 @@ func newResume() *cobra.Command {
 
 // result is what became of a request.
 type result struct {
-	Request    string           `json:"request"`
-	Credential string           `json:"credential"`
-	Outcome    string           `json:"outcome"` // accepted, rejected; once awaited: completed, rolled-back, stalled, running
-	Reason     string           `json:"reason,omitempty"`
-	Rotation   string           `json:"rotation,omitempty"`
-	Ended      *render.Rotation `json:"ended,omitempty"`
+	Request    string              `json:"request"`
+	Credential string              `json:"credential"`
+	Outcome    string              `json:"outcome"` // accepted, rejected; once awaited: completed, rolled-back, stalled, running
+	Reason     string              `json:"reason,omitempty"`
+	Rotation   string              `json:"rotation,omitempty"`
+	Ended      *chronicle.Rotation `json:"ended,omitempty"`
 	// Of each that turned together, in the order of names; absent for one alone.
-	Together []render.Rotation `json:"together,omitempty"`
+	Together []chronicle.Rotation `json:"together,omitempty"`
 }
 
 // asking completes a command that requests something of a credential, and
@@ -67,38 +69,52 @@ func asking(action pawlv1.Action, wait bool, c *cobra.Command) *cobra.Command {
 		c.Flags().BoolVar(&wait, "wait", wait, "wait until it has ended")
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		request := &pawlv1.Request{Action: action, Reason: reason, RequestedBy: requestedBy(), With: beside(args)}
-		if err := checkRequest(args[0], request); err != nil {
-			return err
-		}
-		_, conn, err := connect(cmd)
-		if err != nil {
-			return err
-		}
-		defer conn.NATS.Close()
-		from, err := conn.Now(cmd.Context()) // before the request, so that no note is missed
-		if err != nil {
-			return err
-		}
-		answer, err := conn.Ask(cmd.Context(), args[0], request)
-		if err != nil {
-			return err
-		}
-		r := newResult(answer)
-		switch {
-		case answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED:
-			return refused(cmd, r, r.Reason, func(io.Writer, render.Style) error { return nil })
-		case wait:
-			return await(cmd, conn, r, from)
-		case r.Reason != "":
-			say(cmd, "%s", r.Reason)
-		}
-		return output(cmd, r, func(w io.Writer, _ render.Style) error {
-			_, err := fmt.Fprintln(w, r.Rotation)
-			return err
-		})
+		return request(cmd, args[0], &pawlv1.Request{Action: action, Reason: reason, RequestedBy: requestedBy(), With: beside(args)}, wait)
 	}
 	return c
+}
+
+// request asks, and waits for the end of what was begun where wait says so.
+func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait bool) error {
+	if err := checkRequest(credential, body); err != nil {
+		return err
+	}
+	inv, conn, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer conn.NATS.Close()
+	from, err := conn.Now(cmd.Context()) // before the request, so that no note is missed
+	if err != nil {
+		return err
+	}
+	answer, err := conn.Ask(cmd.Context(), credential, body)
+	if err != nil {
+		return err
+	}
+	r := newResult(answer)
+	if isCutting(body) && r.Rotation != "" { // what was done before while there was no bus
+		if err := glass.Tell(cmd.Context(), inv, conn, credential, r.Rotation); err != nil {
+			say(cmd, "warning: %v", err)
+		}
+	}
+	switch {
+	case answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED:
+		return refused(cmd, r, r.Reason, func(io.Writer, render.Style) error { return nil })
+	case wait:
+		return await(cmd, conn, r, from)
+	case r.Reason != "":
+		say(cmd, "%s", r.Reason)
+	}
+	return output(cmd, r, func(w io.Writer, _ render.Style) error {
+		_, err := fmt.Fprintln(w, r.Rotation)
+		return err
+	})
+}
+
+// isCutting reports whether the request follows a broken glass up.
+func isCutting(body *pawlv1.Request) bool {
+	return body.GetAction() == pawlv1.Action_ACTION_CONTAIN || body.GetAction() == pawlv1.Action_ACTION_LOCK
 }
 
 func newPlan() *cobra.Command {

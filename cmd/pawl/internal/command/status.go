@@ -11,7 +11,10 @@ import (
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
 )
 
 func newStatus() *cobra.Command {
@@ -35,8 +38,8 @@ func newStatus() *cobra.Command {
 }
 
 // statuses returns what can be told, and why the rest cannot.
-func statuses(ctx context.Context, c *client.Client, credentials []*inventory.Credential, now time.Time) (all []render.Status, failed error) {
-	all = make([]render.Status, 0, len(credentials))
+func statuses(ctx context.Context, c *client.Client, credentials []*inventory.Credential, now time.Time) (all []chronicle.Status, failed error) {
+	all = make([]chronicle.Status, 0, len(credentials))
 	oldest := now
 	for _, credential := range credentials {
 		s, err := statusOf(ctx, c, credential, now)
@@ -49,22 +52,45 @@ func statuses(ctx context.Context, c *client.Client, credentials []*inventory.Cr
 		}
 		all = append(all, s)
 	}
-	if oldest.Equal(now) {
-		return all, failed
-	}
-	notes, err := c.Notes(ctx, oldest)
+	notes, err := notesSince(ctx, c, oldest, now)
+	drift := chronicle.Drift(notes)
 	for i := range all {
 		all[i].Explain(notes)
+		all[i].Drift = drift[all[i].Credential]
 	}
 	return all, errors.Join(failed, err)
 }
 
-func statusOf(ctx context.Context, c *client.Client, credential *inventory.Credential, now time.Time) (render.Status, error) {
+// notesSince returns the notes since then, and from before it those since each
+// service that reports drift began: that is when it last compared all anew.
+func notesSince(ctx context.Context, c *client.Client, since, now time.Time) (notes []bus.Entry, err error) {
+	for back := time.Hour; ; back *= 24 {
+		if at := now.Add(-back); at.Before(since) {
+			since = at
+		}
+		whole := back > 5*365*24*time.Hour
+		if whole {
+			since = time.Time{}
+		}
+		if notes, err = c.Notes(ctx, since); err != nil || whole {
+			return notes, err
+		}
+		began := map[string]bool{}
+		for _, e := range notes {
+			began[e.Service] = began[e.Service] || e.Note.GetKind() == "configuration"
+		}
+		if began[saga.DBRotator] && began[saga.SecretPublisher] {
+			return notes, nil
+		}
+	}
+}
+
+func statusOf(ctx context.Context, c *client.Client, credential *inventory.Credential, now time.Time) (chronicle.Status, error) {
 	log, err := c.ReadNewest(ctx, credential.Name)
 	if err != nil {
-		return render.Status{}, err
+		return chronicle.Status{}, err
 	}
-	return render.NewStatus(credential, log, func(rotation string) (time.Time, error) {
+	return chronicle.NewStatus(credential, log, func(rotation string) (time.Time, error) {
 		return endOf(ctx, c, credential.Name, rotation)
 	}, now)
 }
@@ -105,15 +131,16 @@ func newHistory() *cobra.Command {
 				}
 				say(cmd, "%s never had a rotation", args[0])
 			}
-			all := make([]render.Rotation, 0, len(logs))
+			all := make([]chronicle.Rotation, 0, len(logs))
 			for _, log := range logs {
-				r, err := render.NewRotation(log, time.Now())
+				r, err := chronicle.NewRotation(log, time.Now())
 				if err != nil {
 					say(cmd, "rotation %s is left out: %v", log.Rotation, err)
 					continue
 				}
 				all = append(all, r)
 			}
+			chronicle.MarkSuperseded(all, logs)
 			return output(cmd, all, func(w io.Writer, s render.Style) error {
 				if len(all) == 0 {
 					return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/internal/chronicle"
 )
 
 func newTrace() *cobra.Command {
@@ -23,7 +24,7 @@ func newTrace() *cobra.Command {
 				return err
 			}
 			defer conn.NATS.Close()
-			logs, err := conn.Rotation(cmd.Context(), args[0])
+			logs, err := conn.FindRotation(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -34,9 +35,9 @@ func newTrace() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var all []render.Timeline
+			var all []chronicle.Timeline
 			for _, log := range logs {
-				t, err := render.NewTimeline(log, notes, inv.Telemetry.Jaeger, time.Now())
+				t, err := chronicle.NewTimeline(log, notes, inv.Telemetry.Jaeger, time.Now())
 				if err != nil {
 					return err
 				}

@@ -1,15 +1,18 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"pawl.dev/cmd/pawl/embedded"
+	"pawl.dev/cmd/pawl/internal/glass"
 	"pawl.dev/internal/inventory"
 )
 
@@ -28,6 +31,10 @@ func newUp() *cobra.Command {
 			}
 			err = embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: level, Ready: func() {
 				fmt.Fprintf(os.Stderr, "pawl is up: %d credentials, NATS on %s\n", len(inv.Credentials), address(inv))
+				go tellOfBrokenGlass(cmd, inv)
+				if url := inv.Dashboard.URL(); url != "" {
+					fmt.Fprintf(os.Stderr, "dashboard on %s\n", url)
+				}
 			}})
 			if errors.Is(err, fs.ErrNotExist) { // a key that `pawl init` makes
 				return exit{exitUsage, err}
@@ -39,9 +46,33 @@ func newUp() *cobra.Command {
 	return up
 }
 
-func address(inv *inventory.Inventory) string {
-	if inv.NATS.URL != "" {
-		return inv.NATS.URL
+// tellOfBrokenGlass has the log learn of what was done while it was down. It
+// tries until that is done.
+func tellOfBrokenGlass(cmd *cobra.Command, inv *inventory.Inventory) {
+	again := time.NewTicker(tellFor)
+	defer again.Stop()
+	said := ""
+	for {
+		untold, err := glass.Untold(inv, "")
+		if err == nil && len(untold) == 0 {
+			return
+		}
+		if len(untold) > 0 {
+			err = tell(cmd.Context(), inv)
+		}
+		if cmd.Context().Err() != nil {
+			return
+		}
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			fmt.Fprintf(os.Stderr, "pawl: warning: the glass was broken, and the log knows nothing of it yet: %v\n", err)
+		}
+		select {
+		case <-cmd.Context().Done():
+			return
+		case <-again.C:
+		}
 	}
-	return inv.NATS.Listen
 }
+
+func address(inv *inventory.Inventory) string { return cmp.Or(inv.NATS.URL, inv.NATS.Listen) }

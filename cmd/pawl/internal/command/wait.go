@@ -13,6 +13,7 @@ import (
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
 )
 
@@ -22,6 +23,10 @@ import (
 func await(cmd *cobra.Command, c *client.Client, r *result, from client.Position) error {
 	ctx := cmd.Context()
 	entries, err := c.Follow(ctx, "*", r.Rotation, from.WholeLog())
+	if err != nil {
+		return err
+	}
+	others, err := c.Follow(ctx, r.Credential, "*", from)
 	if err != nil {
 		return err
 	}
@@ -35,6 +40,11 @@ func await(cmd *cobra.Command, c *client.Client, r *result, from client.Position
 			return left(cmd, r)
 		case <-p.tick:
 			p.draw(all.slowest())
+		case e := <-others:
+			if e.Event != nil && e.Event.Body.GetRequested().GetSupersedes() == r.Rotation {
+				r.Outcome = chronicle.Superseded
+				return errors.Join(report(cmd, r), exit{exitRejected, fmt.Errorf("superseded by emergency %s; `pawl trace %[1]s` tells more", e.Rotation)})
+			}
 		case e := <-entries:
 			if e.Rotation != r.Rotation {
 				continue
@@ -59,7 +69,7 @@ type member struct {
 type awaited map[string]*member
 
 // take takes over an event or a note.
-func (a awaited) take(e client.Entry) {
+func (a awaited) take(e bus.Entry) {
 	if e.Credential == "" {
 		return // a note about no one's
 	}
@@ -108,7 +118,7 @@ func (a awaited) slowest() (log bus.Log) {
 }
 
 func left(cmd *cobra.Command, r *result) error {
-	r.Outcome = render.Running
+	r.Outcome = chronicle.Running
 	return errors.Join(report(cmd, r), fmt.Errorf("no longer waiting: rotation %s goes on; `pawl status %s` tells how it is, `pawl trace %s` how it went", r.Rotation, r.Credential, r.Rotation))
 }
 
@@ -118,7 +128,7 @@ func ended(cmd *cobra.Command, r *result, all awaited) error {
 	worst := exit{code: exitDone}
 	for _, name := range all.names() {
 		m := all[name]
-		rotation, err := render.NewRotation(m.log, time.Now())
+		rotation, err := chronicle.NewRotation(m.log, time.Now())
 		if err != nil && m.ended {
 			return err
 		}
@@ -133,8 +143,8 @@ func ended(cmd *cobra.Command, r *result, all awaited) error {
 		}
 		switch {
 		case !m.ended:
-			r.Outcome, r.Reason = render.Stalled, m.stalled
-		case r.Outcome != render.Stalled && rotation.Outcome != string(saga.Completed):
+			r.Outcome, r.Reason = chronicle.Stalled, m.stalled
+		case r.Outcome != chronicle.Stalled && rotation.Outcome != string(saga.Completed):
 			r.Outcome = rotation.Outcome
 		}
 	}
@@ -145,7 +155,7 @@ func ended(cmd *cobra.Command, r *result, all awaited) error {
 }
 
 // outcome of one member, with its exit code.
-func outcome(id string, m *member, r render.Rotation, named bool) exit {
+func outcome(id string, m *member, r chronicle.Rotation, named bool) exit {
 	who := ""
 	if named {
 		who = m.log.Credential + ": "
@@ -153,7 +163,7 @@ func outcome(id string, m *member, r render.Rotation, named bool) exit {
 	switch {
 	case !m.ended:
 		return exit{exitStalled, fmt.Errorf("%srotation %s is stalled: %s", who, id, m.stalled)}
-	case r.Outcome == string(saga.Completed) || render.IsRollback(m.log):
+	case r.Outcome == string(saga.Completed) || chronicle.IsRollback(m.log):
 		return exit{code: exitDone}
 	}
 	why := "rolled back"
@@ -200,9 +210,9 @@ func (p *progress) clear() {
 	}
 }
 
-func (p *progress) line(e client.Entry) {
+func (p *progress) line(e bus.Entry) {
 	p.clear()
-	fmt.Fprintln(p.w, render.NewLine(e).Format(p.style))
+	fmt.Fprintln(p.w, render.Line(chronicle.NewLine(e), p.style))
 }
 
 func (p *progress) draw(log bus.Log) {
@@ -212,6 +222,6 @@ func (p *progress) draw(log bus.Log) {
 	}
 	if step := state.Next(); step != nil {
 		p.clear()
-		fmt.Fprintf(p.w, "… %s: %s (%s) for %s", log.Credential, step.Name, step.Owner, render.Short(max(0, time.Since(state.Last.At)).Truncate(100*time.Millisecond)))
+		fmt.Fprintf(p.w, "… %s: %s (%s) for %s", log.Credential, step.Name, step.Owner, chronicle.Short(max(0, time.Since(state.Last.At)).Truncate(100*time.Millisecond)))
 	}
 }

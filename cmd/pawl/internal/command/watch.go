@@ -9,6 +9,8 @@ import (
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 )
 
 func newWatch() *cobra.Command {
@@ -41,15 +43,15 @@ func watch(cmd *cobra.Command, c *client.Client, only string, since time.Duratio
 	if err != nil {
 		return err
 	}
-	show := func(e client.Entry) error {
+	show := func(e bus.Entry) error {
 		if only != "" && e.Credential != only {
 			return nil
 		}
-		line := render.NewLine(e)
+		line := chronicle.NewLine(e)
 		if wantsJSON(cmd) {
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(line)
 		}
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), line.Format(style(cmd.OutOrStdout())))
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), render.Line(line, style(cmd.OutOrStdout())))
 		return err
 	}
 	if since > 0 {

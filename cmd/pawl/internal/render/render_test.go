@@ -2,7 +2,6 @@ package render
 
 import (
 	"bytes"
-	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -15,8 +14,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -84,8 +83,8 @@ func staged() *pawlv1.Event {
 	return e
 }
 
-func note(s *story, at time.Duration, kind, step, text string, laggards ...string) client.Entry {
-	return client.Entry{At: noon.Add(at), Credential: s.Credential, Rotation: s.Rotation, Service: saga.DBRotator,
+func note(s *story, at time.Duration, kind, step, text string, laggards ...string) bus.Entry {
+	return bus.Entry{At: noon.Add(at), Credential: s.Credential, Rotation: s.Rotation, Service: saga.DBRotator,
 		Note: &pawlv1.Note{Kind: kind, Credential: s.Credential, Rotation: s.Rotation, Step: step, Text: text, Laggards: laggards}}
 }
 
@@ -157,23 +156,23 @@ func TestWaterfall(t *testing.T) {
 	draining, now := running(), noon.Add(25*time.Hour)
 	for name, c := range map[string]struct {
 		story *story
-		notes []client.Entry
+		notes []bus.Entry
 		now   time.Time
 		style Style
 	}{
-		"completed":   {story: completed(), now: noon.Add(2 * time.Hour), notes: []client.Entry{note(completed(), 30*time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)"), note(rolledBack(), time.Second, "retrying", "x", "another rotation's")}},
+		"completed":   {story: completed(), now: noon.Add(2 * time.Hour), notes: []bus.Entry{note(completed(), 30*time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)"), note(rolledBack(), time.Second, "retrying", "x", "another rotation's")}},
 		"kept":        {story: func() *story { s := completed(); s.Records = s.Records[:8]; return s }(), now: noon.Add(10 * time.Minute)},
 		"rolled-back": {story: rolledBack(), now: noon.Add(time.Hour)},
 		"in-place":    {story: inPlace(), now: noon.Add(time.Minute)},
 		"timed-out":   {story: timedOut(), now: noon.Add(time.Hour)},
-		"stalled": {story: draining, now: now, notes: []client.Entry{
+		"stalled": {story: draining, now: now, notes: []bus.Entry{
 			note(draining, 2*time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)", "psql (1 session)"),
 			note(draining, 24*time.Hour, "stalled", "retire", `db-rotator has been trying "retire" since 2026-07-26T12:00:00Z and goes on; see docs/runbooks/stalled.md; on_call: devops-oncall@example.org`)}},
 		"just-begun": {story: begin("20260726-120000-b2b2b", saga.Adopt, pawlv1.Action_ACTION_ADOPT), now: noon.Add(ms(40))},
 		"colour":     {story: rolledBack(), now: noon.Add(time.Hour), style: Style{Color: true, Width: 80}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			timeline, err := NewTimeline(c.story.Log, c.notes, "http://127.0.0.1:16686/", c.now)
+			timeline, err := chronicle.NewTimeline(c.story.Log, c.notes, "http://127.0.0.1:16686/", c.now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -209,7 +208,7 @@ func TestWaterfallSurvivesSkewedClocks(t *testing.T) {
 			op.StartedAt = timestamppb.New(op.StartedAt.AsTime().Add(skew))
 		}
 	}
-	steps, err := Steps(s.Log)
+	steps, err := chronicle.Steps(s.Log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +217,7 @@ func TestWaterfallSurvivesSkewedClocks(t *testing.T) {
 			t.Errorf("%s: due %v, started %v, ended %v", step.Name, step.Due, step.Started, step.Ended)
 		}
 	}
-	timeline, err := NewTimeline(s.Log, nil, "", noon)
+	timeline, err := chronicle.NewTimeline(s.Log, nil, "", noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +233,7 @@ func TestEveryFlowCanBeTold(t *testing.T) {
 		for _, e := range entries[1:] {
 			told.step(e.Event, ms(1), ms(1), 1, nil)
 		}
-		steps, err := Steps(told.Log)
+		steps, err := chronicle.Steps(told.Log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -243,7 +242,7 @@ func TestEveryFlowCanBeTold(t *testing.T) {
 				t.Errorf("%s: step %d ends with %q, not %q", s.Flow.Name, i, steps[i].Event, e.Event)
 			}
 		}
-		timeline, err := NewTimeline(told.Log, nil, "", told.at)
+		timeline, err := chronicle.NewTimeline(told.Log, nil, "", told.at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,10 +252,19 @@ func TestEveryFlowCanBeTold(t *testing.T) {
 	})
 }
 
+// locked is a lock with its first n events.
+func locked(n int) *story {
+	s := begin("20260726-120000-k3q7x", saga.Lock, pawlv1.Action_ACTION_LOCK)
+	s.step(saga.Contained, 0, ms(100), 1, &pawlv1.Event{Detail: &pawlv1.Event_Contained{Contained: &pawlv1.Contained{Logins: []string{"dpg_cluster"}}}})
+	s.step(saga.Completed, 0, ms(5), 1, nil)
+	s.Records = s.Records[:n]
+	return s
+}
+
 func TestStatusTable(t *testing.T) {
 	credential := &inventory.Credential{Name: "ruvector-app", RotateEvery: 30 * 24 * time.Hour}
 	made := func(string) (time.Time, error) { return noon.Add(-31 * 24 * time.Hour), nil }
-	var all []Status
+	var all []chronicle.Status
 	for _, c := range []struct {
 		log bus.Log
 		now time.Time
@@ -264,12 +272,13 @@ func TestStatusTable(t *testing.T) {
 		{bus.Log{}, noon}, {running().Log, noon.Add(time.Minute)}, {running().Log, noon.Add(25 * time.Hour)},
 		{bus.Log{Credential: "ruvector-app", Rotation: "20260726-120000-k3q7x", Records: completed().Records[:8]}, noon.Add(10 * time.Minute)},
 		{completed().Log, noon.Add(2 * time.Hour)}, {rolledBack().Log, noon.Add(2 * time.Minute)},
+		{locked(2).Log, noon.Add(time.Minute)}, {locked(3).Log, noon.Add(time.Hour)},
 	} {
-		s, err := NewStatus(credential, c.log, made, c.now)
+		s, err := chronicle.NewStatus(credential, c.log, made, c.now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Explain([]client.Entry{note(running(), time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)")})
+		s.Explain([]bus.Entry{note(running(), time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)")})
 		all = append(all, s)
 	}
 	var out bytes.Buffer
@@ -284,18 +293,10 @@ func TestStatusTable(t *testing.T) {
 	golden(t, "status.json", out.Bytes())
 }
 
-func TestStatusFailsWhereItsLogCannotBeRead(t *testing.T) {
-	unreadable := errors.New("unreadable")
-	_, err := NewStatus(&inventory.Credential{}, completed().Log, func(string) (time.Time, error) { return time.Time{}, unreadable }, noon)
-	if !errors.Is(err, unreadable) {
-		t.Errorf("error %v", err)
-	}
-}
-
 func TestTables(t *testing.T) {
-	var rotations []Rotation
+	var rotations []chronicle.Rotation
 	for _, s := range []*story{completed(), rolledBack(), running()} {
-		r, err := NewRotation(s.Log, noon.Add(time.Hour))
+		r, err := chronicle.NewRotation(s.Log, noon.Add(time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -316,9 +317,9 @@ func TestTables(t *testing.T) {
 		"doctor.txt":  func(b *bytes.Buffer) error { return DoctorTable(b, doctor, Style{}) },
 		"lines.txt": func(b *bytes.Buffer) error {
 			for _, r := range rolledBack().Records {
-				b.WriteString(NewLine(client.Entry{At: r.At, Credential: "ruvector-app", Service: saga.OwnerOf(r.Event), Event: &r}).Format(Style{}) + "\n")
+				b.WriteString(Line(chronicle.NewLine(bus.Entry{At: r.At, Credential: "ruvector-app", Service: saga.OwnerOf(r.Event), Event: &r}), Style{}) + "\n")
 			}
-			b.WriteString(NewLine(note(running(), time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)")).Format(Style{}) + "\n")
+			b.WriteString(Line(chronicle.NewLine(note(running(), time.Second, "waiting", "retire", "dpg_cluster is still in use", "api (2 sessions)")), Style{}) + "\n")
 			return nil
 		},
 	} {
@@ -329,14 +330,5 @@ func TestTables(t *testing.T) {
 			}
 			golden(t, name, out.Bytes())
 		})
-	}
-}
-
-func TestShort(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0s", 900: "0µs", ms(0.25): "250µs", ms(45): "45ms", ms(2314): "2.31s", ms(43210): "43.2s",
-		134 * time.Second: "2m14s", 192 * time.Minute: "3h12m", time.Hour: "1h", 292 * time.Hour: "12d4h", -ms(45): "-45ms"} {
-		if got := Short(d); got != want {
-			t.Errorf("Short(%d) = %q, want %q", d, got, want)
-		}
 	}
 }

@@ -9,11 +9,12 @@ import (
 	"text/tabwriter"
 	"unicode/utf8"
 
+	"pawl.dev/internal/chronicle"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // History writes rotations, one a line.
-func History(w io.Writer, all []Rotation, s Style) error {
+func History(w io.Writer, all []chronicle.Rotation, s Style) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "ROTATION\tFLOW\tREQUESTED\tENDED\tOUTCOME\tTOOK\tBY\tREASON\tFAILURE")
 	for _, r := range all {
@@ -22,10 +23,10 @@ func History(w io.Writer, all []Rotation, s Style) error {
 			ended = s.date(*r.Ended)
 		}
 		if r.Failure != nil {
-			failure = r.Failure.Step + ": " + oneLine(r.Failure.Reason)
+			failure = r.Failure.Step + ": " + chronicle.OneLine(r.Failure.Reason)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Flow, s.date(r.Requested), ended, r.Outcome, Short(r.took()),
-			cmp.Or(oneLine(r.RequestedBy), "-"), cmp.Or(oneLine(r.Reason), "-"), failure)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Flow, s.date(r.Requested), ended, r.Outcome, chronicle.Short(r.Took()),
+			cmp.Or(chronicle.OneLine(r.RequestedBy), "-"), cmp.Or(chronicle.OneLine(r.Reason), "-"), failure)
 	}
 	return t.Flush()
 }

@@ -24,6 +24,7 @@ import (
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
+	audit "pawl.dev/internal/trail"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -93,8 +94,7 @@ func (t *Trail) keep(ctx context.Context, m jetstream.Msg, fill func(context.Con
 }
 
 func (t *Trail) store(ctx context.Context, record *pawlv1.AuditRecord) error {
-	kind := strings.ToLower(strings.TrimPrefix(record.GetStream(), "PAWL_"))
-	err := t.d.Bus.Publish(ctx, fmt.Sprintf("pawl.audit.%s.%d", kind, record.GetSequence()), record, nil)
+	err := t.d.Bus.Publish(ctx, audit.Subject(record), record, nil)
 	if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == bus.ErrSubjectTaken {
 		return nil // recorded before; only the acknowledgement was lost
 	}
@@ -122,7 +122,7 @@ func (t *Trail) event(ctx context.Context, m jetstream.Msg, record *pawlv1.Audit
 		return err
 	}
 	r := began.Body.GetRequested()
-	record.Actor, record.AuthenticatedAs, record.Reason = r.GetRequestedBy(), r.GetAuthenticatedAs(), r.GetReason()
+	record.Flow, record.Actor, record.AuthenticatedAs, record.Reason = r.GetFlow(), r.GetRequestedBy(), r.GetAuthenticatedAs(), r.GetReason()
 	if s := telemetry.Extract(began.Header); s.IsValid() {
 		record.TraceId = s.TraceID().String()
 	}
@@ -166,7 +166,7 @@ func (t *Trail) requested(ctx context.Context, credential, rotation string) (*bu
 
 // note fills the record of a note or of what could not be decoded.
 func (t *Trail) note(_ context.Context, m jetstream.Msg, record *pawlv1.AuditRecord) error {
-	record.Service = m.Subject()[strings.LastIndexByte(m.Subject(), '.')+1:]
+	record.Service = strings.Split(m.Subject(), ".")[2]
 	n := &pawlv1.Note{}
 	if err := bus.Decode(m.Headers(), m.Data(), n); err != nil {
 		record.Summary = "cannot be decoded: " + err.Error()

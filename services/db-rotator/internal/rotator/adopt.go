@@ -74,7 +74,7 @@ func source(c *inventory.Credential) string { return published.Path(published.Gr
 func (o *Rotator) published(ctx context.Context, c *inventory.Credential) (login published.Login, err error) {
 	groups := published.Group(c.Publish)
 	if len(groups) == 0 {
-		return login, saga.Permanentf("credential %s is published nowhere: name a sink in pawl.yaml", c.Name)
+		return login, saga.Permanentf("nobody can read what a Docker secret holds: beside it, publish %s to a file that holds the present login, such as file: {path: secrets/%s.json, format: json}, for the adoption; it may be deleted afterwards", c.Name, c.Name)
 	}
 	entries := groups[0]
 	err = effect.Do(ctx, "read sink", published.Path(entries[0]), func(context.Context) error {

@@ -66,6 +66,7 @@ func (o *Rotator) checkNode(ctx context.Context, f *findings, c *inventory.Crede
 		return err
 	}
 	checkHealth(f, health, c.Cluster.Admin.User)
+	checkAccount(ctx, f, admin, c.Cluster.Admin)
 	if err := checkFence(ctx, f, admin, c.Role); err != nil {
 		return err
 	}
@@ -107,6 +108,9 @@ func checkHealth(f *findings, h postgres.Health, admin string) {
 	if !h.CanAlter {
 		f.refuse("%q may not alter roles: run what `pawl init --admin-sql` prints", admin)
 	}
+	if !h.CanEvict {
+		f.note("warning: %q may not end sessions, so an emergency could not throw a thief out: run what `pawl init --admin-sql` prints", admin)
+	}
 	if h.FreeSlots < 2 {
 		f.refuse("no connection slots are free: raise max_connections or close sessions")
 	}
@@ -118,6 +122,18 @@ func checkHealth(f *findings, h postgres.Health, admin string) {
 	}
 	if len(h.Leaks) > 0 {
 		f.note("warning: %s would record passwords that people set by hand; Pawl's own statements are kept out", strings.Join(h.Leaks, ", "))
+	}
+}
+
+// checkAccount looks at what the next session needs, while one is open. An
+// account that Pawl turns finds its newer login without the file.
+func checkAccount(ctx context.Context, f *findings, admin *postgres.Admin, account inventory.Account) {
+	switch err := admin.CheckLogin(ctx); {
+	case err == nil:
+	case account.Credential != "":
+		f.note("warning: Pawl goes on with a login that it knows, but not by the file: %v", err)
+	default:
+		f.refuse("no new session could be opened: %v", err)
 	}
 }
 
@@ -141,11 +157,12 @@ func checkFence(ctx context.Context, f *findings, admin *postgres.Admin, role st
 func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inventory.Credential) error {
 	var idle []string
 	open := 0
+	roles, err := admin.RoleStates(ctx, c.Logins()...)
+	if err != nil {
+		return err
+	}
 	for _, name := range c.Logins() {
-		role, err := admin.RoleState(ctx, name)
-		if err != nil {
-			return err
-		}
+		role := roles[name]
 		if !role.Exists && name != c.Role {
 			if c.Name == c.Cluster.Admin.Credential {
 				f.refuse("role %q, the second login of Pawl itself, is missing: run what `pawl init --admin-sql` prints", name)
@@ -198,7 +215,7 @@ func may(role postgres.Role) string {
 // sealed credential.
 func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	f := &findings{node: "sealed credentials"}
-	envelopes, closed, err := o.known(ctx, c.Name)
+	envelopes, closed, _, err := o.known(ctx, c.Name)
 	if err != nil {
 		f.refuse("%v", err)
 		return f.checks
@@ -216,11 +233,12 @@ func (o *Rotator) examineNode(ctx context.Context, f *findings, c *inventory.Cre
 	if err != nil {
 		return err
 	}
+	roles, err := admin.RoleStates(ctx, c.Logins()...)
+	if err != nil {
+		return err
+	}
 	for _, name := range c.Logins() {
-		role, err := admin.RoleState(ctx, name)
-		if err != nil {
-			return err
-		}
+		role := roles[name]
 		carried := carriedBy(role, envelopes)
 		switch {
 		case !role.Exists:

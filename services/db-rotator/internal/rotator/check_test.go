@@ -1,6 +1,7 @@
 package rotator
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -41,6 +42,46 @@ func TestCheckNamesWhatStandsInTheWay(t *testing.T) {
 	w.credential.Nodes[0].Port = 1
 	if checks = w.Check(t.Context(), w.credential); !finding(checks, true, "coordinator: ") {
 		t.Errorf("checks %v; want the unreachable node refused", checks)
+	}
+}
+
+// TestFileThatTheNextSessionNeedsIsCheckedWhileOneIsOpen: else a restart finds
+// out, which may be in the middle of an emergency.
+func TestFileThatTheNextSessionNeedsIsCheckedWhileOneIsOpen(t *testing.T) {
+	w := newWorld(t, "next_session", inventory.Alternating)
+	file := w.credential.Cluster.Admin.PasswordFile
+	write := func(what string) {
+		if err := os.WriteFile(file, []byte(what), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logins := func() (n int) {
+		log, err := os.ReadFile(server.LogFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(log), "connection authenticated: identity=\""+server.Superuser)
+	}
+	w.Check(t.Context(), w.credential)
+	before := logins()
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || logins() != before {
+		t.Errorf("checks %v with %d new logins; want none refused, and none", checks, logins()-before)
+	}
+	for what, want := range map[string]string{"": file + " is empty", "another": "correct what " + file + " holds"} {
+		write(what)
+		if checks := w.Check(t.Context(), w.credential); !finding(checks, true, want) {
+			t.Errorf("checks %v; want %q", checks, want)
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, file+": no such file") {
+		t.Errorf("checks %v; want the missing file refused", checks)
+	}
+	write(server.Password.Reveal())
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") {
+		t.Errorf("checks %v; want none refused", checks)
 	}
 }
 

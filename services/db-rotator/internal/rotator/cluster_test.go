@@ -178,9 +178,9 @@ func TestNodeThatDiesHalfWayIsPutBackWithTheOthers(t *testing.T) {
 func TestCommitCutOnOneNodeOfThree(t *testing.T) {
 	for side, where := range map[string]pgserver.Cut{"lost": pgserver.BeforeCommit, "landed": pgserver.AfterCommit} {
 		for _, flow := range []string{saga.Alternating, saga.InPlace} {
-			for _, step := range []string{"stage", "retire", "erase", "unstage"} {
-				if flow == saga.InPlace && step == "erase" {
-					continue // it changes no role
+			for _, step := range []string{"stage", "retire", "erase", "unstage", "reinstate"} {
+				if flow == saga.InPlace && (step == "erase" || step == "reinstate") {
+					continue // it changes no role, or there is none
 				}
 				t.Run(flow+" "+step+" "+side, func(t *testing.T) { cutAt(t, flow, step, where) })
 			}
@@ -204,13 +204,24 @@ func cutAt(t *testing.T, flow, step string, where pgserver.Cut) {
 	if got := slices.Sorted(maps.Keys(e.GetStaged().GetCommittedAt())); !slices.Equal(got, []string{"node-0", "node-1", "node-2"}) {
 		t.Errorf("committed at %v", got)
 	}
-	if step == "unstage" {
+	switch step {
+	case "unstage":
 		cutIn("unstage")
 		w.do(w.Unstage, w.rotation(r.ID, flow, r.Requested().GetGeneration(), saga.StageFailed), saga.Unstaged)
 		if !slices.Equal(w.held(), before) {
 			t.Error("not every node is as it was")
 		}
-	} else {
+	case "reinstate":
+		predecessor := w.envelope(w.basis)
+		w.do(w.Retire, r, saga.Retired)
+		w.basis, w.user = r.ID, e.GetStaged().GetUser()
+		back := w.next(saga.RollbackAlternating)
+		back.Requested().Restores, back.Requested().RestoresUser = predecessor.Rotation, predecessor.User
+		cutIn("reinstate")
+		w.do(w.Reinstate, back, saga.Reinstated)
+		w.logsIn(predecessor, "")
+		w.expectSame(predecessor.User)
+	default:
 		cutIn("retire")
 		w.do(w.Retire, r, saga.Retired)
 		cutIn("erase")

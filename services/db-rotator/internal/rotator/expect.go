@@ -22,6 +22,7 @@ type expectation struct {
 	current    *sealed.Credential // must be able to log in
 	idle       string             // must not; empty: nothing is expected of it
 	kept       *sealed.Credential // the predecessor, while the idle login must carry it for a way back
+	refused    []string           // must not log in, whatever the node's fence says: they are stolen, or locked
 	undone     *sealed.Credential // what the idle login carried until its rotation was taken back
 }
 
@@ -37,12 +38,21 @@ func (o *Rotator) expect(ctx context.Context, c *inventory.Credential, log bus.L
 	}
 	begin := log.Records[0].Body.GetRequested()
 	e := &expectation{credential: c, seq: log.LastSeq(), fence: postgres.Fence{Role: c.Role, Generation: begin.GetGeneration(), Rotation: log.Rotation}}
+	if e.fence.Phase, e.refused = refusedBy(log, state); e.refused != nil && state.Flow.Name == saga.Lock {
+		return e, nil
+	}
 	current := bus.CurrentOf(log, state)
 	_, staged := state.Has(saga.Staged)
 	switch {
 	case state.Open() && staged && state.Failed == nil:
 		current = bus.Current{Rotation: log.Rotation, User: log.Find(saga.Staged).Body.GetStaged().GetUser()}
 		e.fence.Phase = phaseBegin
+		if state.Flow.Urgent {
+			if _, released := state.Has(saga.Released); !released {
+				return nil, nil // the guard's
+			}
+			e.fence.Phase = phaseRetire
+		}
 		if _, retired := state.Has(saga.Retired); retired {
 			e.fence.Phase = phaseRetire
 			if state.Flow.Name == saga.Alternating {
@@ -74,6 +84,19 @@ func (o *Rotator) expect(ctx context.Context, c *inventory.Credential, log bus.L
 	return e, err
 }
 
+// refusedBy are the logins that must not come back after an emergency or a lock,
+// and the phase that it has passed on every node.
+func refusedBy(log bus.Log, state saga.State) (phase int, logins []string) {
+	contained := log.Find(saga.Contained)
+	if contained == nil {
+		return 0, nil
+	}
+	if state.Flow.Name == saga.Lock {
+		return phaseBegin, contained.Body.GetContained().GetLogins()
+	}
+	return phaseBegin, stolen(contained.Body.GetContained())
+}
+
 // closedPhase is the last one that an ended rotation has passed on every node.
 func closedPhase(state saga.State) int {
 	_, erased := state.Has(saga.Erased)
@@ -96,9 +119,22 @@ func (o *Rotator) sealedFor(ctx context.Context, c *inventory.Credential, rotati
 	return envelope, err
 }
 
+// logins are those about which something is expected.
+func (e *expectation) logins() []string {
+	logins := slices.Clone(e.refused)
+	if e.current != nil {
+		logins = append(logins, e.current.User)
+	}
+	if e.idle != "" {
+		logins = append(logins, e.idle)
+	}
+	return logins
+}
+
 // verdict on what one node holds.
 type verdict struct {
 	lost  bool   // a write was lost: repair it
+	back  bool   // of a login that must not come back: it is refused again, whoever did it
 	wrong string // what is not as it should be; empty: nothing
 }
 
@@ -108,6 +144,23 @@ type verdict struct {
 // and is reported.
 func (e *expectation) judge(o *Rotator, held postgres.Holdings) verdict {
 	var wrong []string
+	for _, login := range e.refused {
+		if role := held.Roles[login]; role.CanLogin {
+			with := ""
+			if e.current != nil {
+				with = ", with " + e.describe(o, role)
+			}
+			return verdict{lost: true, back: true, wrong: fmt.Sprintf("login %q, which is stolen or locked, may log in%s", login, with)}
+		}
+	}
+	if e.current == nil {
+		return verdict{}
+	}
+	for _, login := range []string{e.current.User, e.idle} {
+		if role := held.Roles[login]; role.CanLogin && slices.Contains(e.current.Compromised, o.envelopes.Fingerprint(login, role.Verifier)) {
+			return verdict{lost: true, back: true, wrong: fmt.Sprintf("login %q carries a stolen password again", login)}
+		}
+	}
 	known := true
 	now := held.Roles[e.current.User]
 	switch {
@@ -149,5 +202,5 @@ func (e *expectation) isEarlier(o *Rotator, role postgres.Role) bool {
 			return true
 		}
 	}
-	return role.Verifier.IsZero() || slices.Contains(e.current.Earlier, o.envelopes.Fingerprint(role.Name, role.Verifier))
+	return role.Verifier.IsZero() || slices.Contains(slices.Concat(e.current.Earlier, e.current.Compromised), o.envelopes.Fingerprint(role.Name, role.Verifier))
 }

@@ -14,8 +14,12 @@ func (o *Rotator) checkReplica(ctx context.Context, f *findings, c *inventory.Cr
 		return err
 	}
 	standby, err := admin.InRecovery(ctx)
-	if err == nil && standby {
+	if err != nil {
+		return err
+	}
+	checkAccount(ctx, f, admin, c.Cluster.Admin)
+	if standby {
 		f.note("%q can await it", c.Cluster.Admin.User)
 	}
-	return err
+	return nil
 }

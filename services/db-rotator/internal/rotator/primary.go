@@ -108,8 +108,9 @@ func (s *primary) sessionsInReplicas(ctx context.Context, user string) (named []
 }
 
 // awaitReplicas waits until every replica of every node has replayed what the
-// node has committed, and returns the replicas' clocks then.
-func (o *Rotator) awaitReplicas(ctx context.Context, c *inventory.Credential) (map[string]time.Time, error) {
+// node has committed, and returns the replicas' clocks then. Those of without are
+// not waited for.
+func (o *Rotator) awaitReplicas(ctx context.Context, c *inventory.Credential, without map[string]string) (map[string]time.Time, error) {
 	var mu sync.Mutex
 	at := map[string]time.Time{}
 	if len(c.Members()) == len(c.Nodes) {
@@ -132,6 +133,9 @@ func (o *Rotator) awaitReplicas(ctx context.Context, c *inventory.Credential) (m
 			behind := make([]error, len(s.replicas))
 			var replicas sync.WaitGroup
 			for j, replica := range s.replicas {
+				if _, skip := without[replica.Node]; skip {
+					continue
+				}
 				replicas.Go(func() {
 					behind[j] = effect.Do(ctx, "await replica", replica.Node, func(ctx context.Context) error {
 						clock, err := replica.AwaitReplay(ctx, lsn)

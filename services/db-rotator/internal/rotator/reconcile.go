@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
 	"pawl.dev/internal/secret"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -105,9 +105,7 @@ func (r *Reconciler) node(ctx context.Context, node inventory.Node, credentials 
 	var logins, roles []string
 	for _, e := range expected {
 		roles = append(roles, e.credential.Role)
-		if logins = append(logins, e.current.User); e.idle != "" {
-			logins = append(logins, e.idle)
-		}
+		logins = append(logins, e.logins()...)
 	}
 	held, err := p.Holdings(ctx, logins, roles)
 	if err != nil {
@@ -160,6 +158,15 @@ func (r *Reconciler) expectation(ctx context.Context, c *inventory.Credential) (
 	if e != nil && e.seq == log.LastSeq() && e.fence.Rotation == log.Rotation {
 		return e, nil
 	}
+	// What a process has left undone that has died.
+	if state, err := log.Fold(); err == nil && state.Flow.Urgent && log.Find(saga.Contained) != nil {
+		if contained := log.Find(saga.Contained); time.Since(contained.At) < evidenceFor {
+			r.rotator.gather(c, log.Rotation, contained.Body.GetContained())
+		}
+		if state.Open() && log.Find(saga.Staged) != nil {
+			r.rotator.guard(c, log.Rotation)
+		}
+	}
 	if e, err = r.rotator.expect(ctx, c, log); err != nil || e == nil {
 		return nil, err
 	}
@@ -186,9 +193,11 @@ func (r *Reconciler) settle(ctx context.Context, p *primary, e *expectation, v v
 	if !r.news(e.credential.Name+"/"+p.Name, v) {
 		return
 	}
-	note := &pawlv1.Note{Kind: "drift", Credential: e.credential.Name, Rotation: e.current.Rotation,
+	note := &pawlv1.Note{Kind: "drift", Credential: e.credential.Name, Rotation: e.fence.Rotation,
 		Text: fmt.Sprintf("%s: %s, and Pawl did not do it: it is left as it is; `pawl doctor %s` shows more", p.Node, v.wrong, e.credential.Name)}
 	switch {
+	case v.back:
+		note.Kind, note.Text = "repaired", fmt.Sprintf("%s: %s: refused again; somebody had given it back, or a failover or an older backup had", p.Node, v.wrong)
 	case v.lost:
 		note.Kind, note.Text = "repaired", fmt.Sprintf("%s had lost what was committed there (%s): done again", p.Node, v.wrong)
 	case v.wrong == "":
@@ -218,7 +227,7 @@ func (r *Reconciler) repair(ctx context.Context, p *primary, e *expectation, v v
 	ctx, span := r.d.Tracer.Start(ctx, "reconcile")
 	defer span.End()
 	ctx = effect.With(ctx, &effect.Recorder{Credential: e.credential.Name, Step: "reconcile"})
-	return effect.Do(ctx, "repair", p.Name, func(ctx context.Context) error {
+	err := effect.Do(ctx, "repair", p.Name, func(ctx context.Context) error {
 		if err := p.EnsureFence(ctx); err != nil {
 			return err
 		}
@@ -233,10 +242,31 @@ func (r *Reconciler) repair(ctx context.Context, p *primary, e *expectation, v v
 			return e.restore(ctx, r.rotator, tx)
 		})
 	})
+	if err != nil || len(e.refused) == 0 {
+		return err
+	}
+	for _, a := range append([]*postgres.Admin{p.Admin}, p.replicas...) {
+		if _, err := a.Evict(ctx, postgres.Eviction{Logins: e.refused}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restore makes the logins what they should be, if what they are was Pawl's.
 func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx) error {
+	for _, login := range e.refused {
+		role, err := tx.RoleState(ctx, login)
+		if err == nil && role.Exists && (role.CanLogin || !role.Verifier.IsZero()) {
+			err = tx.SetVerifier(ctx, login, false, secret.String{})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if e.current == nil {
+		return nil
+	}
 	err := e.restoreLogin(ctx, o, tx, e.current.User, func(now postgres.Role) error {
 		if carries(now, e.current) && now.CanLogin {
 			return nil
@@ -289,45 +319,4 @@ func (e *expectation) restoreLogin(ctx context.Context, o *Rotator, tx *postgres
 		return errMovedOn
 	}
 	return set(now)
-}
-
-// Examine tells, beside what each login carries, whether each node and replica
-// holds what the log says it should.
-func (r *Reconciler) Examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	checks := r.rotator.Examine(ctx, c)
-	log, err := r.log(ctx, c.Name)
-	if err != nil {
-		return append(checks, &pawlv1.Check{Target: "log", Finding: err.Error(), Refused: true})
-	}
-	e, err := r.rotator.expect(ctx, c, log)
-	if err != nil {
-		return append(checks, &pawlv1.Check{Target: "sealed credentials", Finding: err.Error(), Refused: true})
-	}
-	if e == nil {
-		return append(checks, &pawlv1.Check{Target: c.Name, Finding: "a rotation is at work, or none ever was: old and new are both expected"})
-	}
-	return append(checks, eachNode(c.Members(), func(f *findings, node inventory.Node) error { return r.examineNode(ctx, f, e, node) })...)
-}
-
-func (r *Reconciler) examineNode(ctx context.Context, f *findings, e *expectation, node inventory.Node) error {
-	admin, err := r.rotator.admin(e.credential, node)
-	if err != nil {
-		return err
-	}
-	logins := slices.DeleteFunc([]string{e.current.User, e.idle}, func(login string) bool { return login == "" })
-	held, err := admin.Holdings(ctx, logins, []string{e.credential.Role})
-	if err != nil {
-		return err
-	}
-	switch v := e.judge(r.rotator, held); {
-	case v.wrong == "":
-		f.note("as the log says")
-	case v.lost && node.ReplicaOf != "":
-		f.refuse("%s: it has not replayed what its primary has, or has lost it", v.wrong)
-	case v.lost:
-		f.refuse("%s: a write was lost: it is being repaired", v.wrong)
-	default:
-		f.refuse("%s, and Pawl did not do it: find out who did; `pawl adopt` takes over what is published, ALTER ROLE undoes the rest", v.wrong)
-	}
-	return nil
 }

@@ -21,9 +21,14 @@ type followed struct {
 
 func newFollowed(t *testing.T, role, strategy, delay string) *followed {
 	t.Helper()
+	return newFollowedWith(t, role, strategy, loud, map[string]string{"recovery_min_apply_delay": delay})
+}
+
+func newFollowedWith(t *testing.T, role, strategy string, primary, standby map[string]string) *followed {
+	t.Helper()
 	w := &followed{}
-	w.primary = running(t)(pgserver.Start(t.Context(), pgserver.Options{NoSync: true, Settings: loud}))
-	w.standby = running(t)(w.primary.Standby(t.Context(), pgserver.Options{NoSync: true, Settings: map[string]string{"recovery_min_apply_delay": delay}}))
+	w.primary = running(t)(pgserver.Start(t.Context(), pgserver.Options{NoSync: true, Settings: primary}))
+	w.standby = running(t)(w.primary.Standby(t.Context(), pgserver.Options{NoSync: true, Settings: standby}))
 	w.world = bareWorld(t, role, strategy)
 	w.others = []*pgserver.Server{w.primary, w.standby}
 	c := w.credential

@@ -29,7 +29,11 @@ func (o *Rotator) Retire(ctx context.Context, r *service.Rotation) (*pawlv1.Even
 		return o.refuse(ctx, r, phaseRetire, r.Requested().GetBasisUser(), envelope)
 	}
 	err = o.change(ctx, r, "close way back", phaseRetire, func(ctx context.Context, _ *primary, tx *postgres.Tx) error {
-		return working(ctx, tx, envelope)
+		role, err := tx.RoleState(ctx, envelope.User)
+		if err != nil {
+			return err
+		}
+		return working(role, envelope)
 	})
 	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password on %s", envelope.User, everywhere(r.Credential))}, err
 }
@@ -44,11 +48,11 @@ func (o *Rotator) refuse(ctx context.Context, r *service.Rotation, phase int, lo
 		return nil, err
 	}
 	err := o.change(ctx, r, "refuse login", phase, func(ctx context.Context, s *primary, tx *postgres.Tx) error {
-		role, err := tx.RoleState(ctx, login)
-		if err != nil || !role.CanLogin {
+		roles, err := tx.RoleStates(ctx, login, stays.User)
+		if err != nil || !roles[login].CanLogin {
 			return err
 		}
-		if err := working(ctx, tx, stays); err != nil {
+		if err := working(roles[stays.User], stays); err != nil {
 			return err
 		}
 		sessions, err := tx.Sessions(ctx, []string{login})
@@ -72,11 +76,8 @@ func everywhere(c *inventory.Credential) string {
 }
 
 // working returns an error unless the role can log in with the sealed password.
-func working(ctx context.Context, tx *postgres.Tx, envelope *sealed.Credential) error {
-	role, err := tx.RoleState(ctx, envelope.User)
+func working(role postgres.Role, envelope *sealed.Credential) error {
 	switch {
-	case err != nil:
-		return err
 	case !carries(role, envelope):
 		return drifted(envelope.User, "give it back its password (pawl doctor tells more)")
 	case !role.CanLogin:
@@ -157,7 +158,7 @@ func (o *Rotator) Reinstate(ctx context.Context, r *service.Rotation) (*pawlv1.E
 		return tx.SetLogin(ctx, envelope.User, true)
 	})
 	if err == nil { // it is about to be published
-		_, err = o.awaitReplicas(ctx, r.Credential)
+		_, err = o.awaitReplicas(ctx, r.Credential, nil)
 	}
 	return &pawlv1.Event{Summary: fmt.Sprintf("%q may log in again", envelope.User)}, err
 }
@@ -172,7 +173,7 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 			current, user = r.Requested().GetBasis(), r.Requested().GetBasisUser()
 		}
 	}
-	envelopes, closed, err := o.known(ctx, c.Name)
+	envelopes, closed, left, err := o.known(ctx, c.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +186,7 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 		return nil, err
 	}
 	// A later rotation's is not ours to delete. Ids sort by time.
-	old := slices.DeleteFunc(closed, func(rotation string) bool { return rotation == current || rotation > r.ID })
+	old := slices.DeleteFunc(append(closed, left...), func(rotation string) bool { return rotation == current || rotation > r.ID })
 	for _, e := range envelopes {
 		if e.Rotation != current && e.Generation <= r.Requested().GetGeneration() {
 			old = append(old, e.Rotation)
@@ -230,27 +231,29 @@ func (o *Rotator) strip(ctx context.Context, r *service.Rotation, idle string, e
 }
 
 // known opens every envelope of the credential. Those of closed were sealed to
-// a key that is lost.
-func (o *Rotator) known(ctx context.Context, credential string) (known []*sealed.Credential, closed []string, err error) {
+// a key that is lost; of left there are only other recipients', which a process
+// sealed that woke up when the rotation had been erased.
+func (o *Rotator) known(ctx context.Context, credential string) (known []*sealed.Credential, closed, left []string, err error) {
 	rotations, err := o.envelopes.Rotations(ctx, credential)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, rotation := range rotations {
 		envelope, err := o.envelopes.Open(ctx, credential, rotation)
 		if errors.Is(err, sealed.ErrNotFound) {
-			continue // erased since
+			left = append(left, rotation) // or it was erased since
+			continue
 		}
 		if errors.Is(err, sealed.ErrWrongKey) {
 			closed = append(closed, rotation)
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		known = append(known, envelope)
 	}
-	return known, closed, nil
+	return known, closed, left, nil
 }
 
 func isKnown(node string, role postgres.Role, envelopes []*sealed.Credential) bool {

@@ -3,6 +3,7 @@ package rotator
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,6 +185,25 @@ func TestEraseLeavesALaterRotationAlone(t *testing.T) {
 	w.do(w.Erase, end, saga.Erased)
 	w.logsIn(w.envelope(second.ID), "")
 	w.logsIn(w.envelope(first.ID), "")
+}
+
+// A process that wakes up late seals for another recipient what was erased.
+func TestWhatWasSealedTooLateGoesWithTheNextErase(t *testing.T) {
+	w := newWorld(t, "sealed late", inventory.InPlace)
+	first := w.rotate(saga.InPlace)
+	late := w.envelope(first.ID)
+	w.do(w.Erase, w.completed(first), saga.Erased)
+	second := w.rotate(saga.InPlace)
+	if err := w.envelopes.Erase(t.Context(), "", first.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.envelopes.Seal(t.Context(), saga.SecretPublisher, late); err != nil {
+		t.Fatal(err)
+	}
+	w.do(w.Erase, w.completed(second), saga.Erased)
+	if left, err := w.envelopes.Rotations(t.Context(), ""); err != nil || !slices.Equal(left, []string{second.ID}) {
+		t.Errorf("left are the envelopes of %v (%v); want those of %s alone", left, err, second.ID)
+	}
 }
 
 func TestEraseDoesNotTouchAStrangersPassword(t *testing.T) {

@@ -11,13 +11,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"pawl.dev/internal/bus"
 	"pawl.dev/internal/effect"
+	"pawl.dev/internal/evidence"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/secret"
 	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // Envelopes is the sealed store, of which *sealed.Store is the real one.
@@ -42,24 +45,54 @@ const (
 // Rotator holds Pawl's own sessions on the nodes.
 type Rotator struct {
 	envelopes Envelopes
+	keeper    evidence.Keeper // of evidence; nil: none is kept
+	note      func(ctx context.Context, n *pawlv1.Note)
 
 	mu     sync.Mutex
 	admins map[string]*postgres.Admin // by cluster and node
+	behind map[string]func()          // what runs in the background, by what it is: ends it
+	newest func(ctx context.Context, credential string) (bus.Log, error)
 }
 
-// New returns a rotator that is not connected yet.
-func New(envelopes Envelopes) *Rotator {
-	return &Rotator{envelopes: envelopes, admins: map[string]*postgres.Admin{}}
+// New returns a rotator that is not connected yet. newest reads a credential's
+// log, for the guards of emergencies; nil: there are none.
+func New(envelopes Envelopes, newest func(ctx context.Context, credential string) (bus.Log, error)) *Rotator {
+	return &Rotator{envelopes: envelopes, newest: newest, admins: map[string]*postgres.Admin{}, behind: map[string]func(){}}
 }
 
 // Close ends the sessions.
 func (o *Rotator) Close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	for _, end := range o.behind {
+		end()
+	}
 	for _, admin := range o.admins {
 		admin.Close()
 	}
 	clear(o.admins)
+}
+
+// background runs work until it returns or the rotator closes. There is one for
+// each key, however often it is asked for.
+func (o *Rotator) background(key string, work func(context.Context)) {
+	ctx, end := context.WithCancel(context.Background())
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.behind[key] != nil {
+		end()
+		return
+	}
+	o.behind[key] = end
+	go func() {
+		defer func() {
+			end()
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			delete(o.behind, key)
+		}()
+		work(ctx)
+	}()
 }
 
 func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres.Admin, error) {
@@ -69,7 +102,11 @@ func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres
 	if admin, ok := o.admins[key]; ok {
 		return admin, nil
 	}
-	admin, err := postgres.NewAdmin(node, c.Cluster.Admin, o.envelopes.Logins)
+	var others postgres.Others
+	if o.envelopes != nil { // but where a person breaks the glass
+		others = o.envelopes.Logins
+	}
+	admin, err := postgres.NewAdmin(node, c.Cluster.Admin, others)
 	if err == nil {
 		o.admins[key] = admin
 	}
@@ -152,7 +189,7 @@ func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 	for _, recipient := range sealed.Recipients {
 		if recipient != saga.DBRotator {
 			public := *c
-			public.Before = nil
+			public.Before, public.Compromised = nil, nil
 			if recipient != saga.SecretPublisher {
 				public.Earlier = nil
 			}

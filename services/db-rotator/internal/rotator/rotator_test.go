@@ -38,6 +38,7 @@ var (
 
 var loud = map[string]string{
 	"log_statement": "all", "log_min_duration_statement": "0", "log_transaction_sample_rate": "1", "log_connections": "on",
+	"max_prepared_transactions": "10", "authentication_timeout": "20s",
 	"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "all",
 }
 
@@ -168,7 +169,7 @@ func bareWorld(t *testing.T, role string, strategy string) *world {
 
 // replica is another process of the same service.
 func (w *world) replica() *Rotator {
-	r := New(w.envelopes)
+	r := New(w.envelopes, nil)
 	w.t.Cleanup(r.Close)
 	return r
 }

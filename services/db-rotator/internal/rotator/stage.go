@@ -59,7 +59,7 @@ func (o *Rotator) Stage(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err != nil {
 		return nil, err
 	}
-	replayed, err := o.awaitReplicas(ctx, c)
+	replayed, err := o.awaitReplicas(ctx, c, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -90,12 +90,28 @@ func (o *Rotator) decide(ctx context.Context, r *service.Rotation, target string
 }
 
 func (o *Rotator) make(ctx context.Context, r *service.Rotation, target string) (*sealed.Credential, error) {
-	c := r.Credential
-	before, earlier, err := o.before(ctx, r, target)
+	basis, err := o.envelopes.Open(ctx, r.Credential.Name, r.Requested().GetBasis())
+	if errors.Is(err, sealed.ErrNotFound) {
+		return nil, saga.Permanentf("%v: run pawl adopt", err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	password, err := secret.Generate(c.PasswordLength)
+	before, err := o.before(ctx, r, target, basis)
+	if err != nil {
+		return nil, err
+	}
+	made, err := generate(r, target)
+	if err != nil {
+		return nil, err
+	}
+	made.Before, made.Earlier, made.Compromised = before, o.earlier(basis, target, before), basis.Compromised
+	return made, nil
+}
+
+// generate makes the rotation's password and its verifier.
+func generate(r *service.Rotation, user string) (*sealed.Credential, error) {
+	password, err := secret.GenerateFrom(r.Credential.PasswordAlphabet, r.Credential.PasswordLength)
 	if err != nil {
 		return nil, saga.Permanent(err)
 	}
@@ -104,26 +120,17 @@ func (o *Rotator) make(ctx context.Context, r *service.Rotation, target string) 
 		return nil, err
 	}
 	return &sealed.Credential{
-		Credential: c.Name, Rotation: r.ID, Generation: r.Requested().GetGeneration(),
-		User: target, Password: password, Verifier: verifier,
-		Before: before, Earlier: earlier,
+		Credential: r.Credential.Name, Rotation: r.ID, Generation: r.Requested().GetGeneration(),
+		User: user, Password: password, Verifier: verifier,
 	}, nil
 }
 
 // before reads the target on every node, and refuses what must not be
-// overwritten. earlier is what a late standby or a backup may bring back.
-func (o *Rotator) before(ctx context.Context, r *service.Rotation, target string) (before map[string]sealed.Login, earlier []string, err error) {
-	c := r.Credential
-	basis, err := o.envelopes.Open(ctx, c.Name, r.Requested().GetBasis())
-	if errors.Is(err, sealed.ErrNotFound) {
-		return nil, nil, saga.Permanentf("%v: run pawl adopt", err)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	before = map[string]sealed.Login{}
+// overwritten.
+func (o *Rotator) before(ctx context.Context, r *service.Rotation, target string, basis *sealed.Credential) (map[string]sealed.Login, error) {
+	before := map[string]sealed.Login{}
 	var mu sync.Mutex
-	err = o.onEach(ctx, c, "read role", func(ctx context.Context, s *primary) error {
+	err := o.onEach(ctx, r.Credential, "read role", func(ctx context.Context, s *primary) error {
 		role, err := s.RoleState(ctx, target)
 		if err != nil {
 			return settle(err)
@@ -136,10 +143,7 @@ func (o *Rotator) before(ctx context.Context, r *service.Rotation, target string
 		}
 		return replaceable(s.Node, role, basis)
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return before, o.earlier(basis, target, before), nil
+	return before, err
 }
 
 // replaceable says why an in-place login's password must not be replaced.
@@ -157,7 +161,7 @@ func replaceable(node string, role postgres.Role, basis *sealed.Credential) erro
 }
 
 // earlier adds to what the basis knows of the past the basis itself and what
-// its rotation overwrites.
+// its rotation overwrites: what a late standby or a backup may bring back.
 func (o *Rotator) earlier(basis *sealed.Credential, target string, before map[string]sealed.Login) []string {
 	known := []string{o.envelopes.Fingerprint(basis.User, basis.Password), o.envelopes.Fingerprint(basis.User, basis.Verifier)}
 	for user, logins := range map[string]map[string]sealed.Login{target: before, basis.User: basis.Before} {
@@ -167,11 +171,15 @@ func (o *Rotator) earlier(basis *sealed.Credential, target string, before map[st
 			}
 		}
 	}
-	known = append(known, basis.Earlier...)
+	return bounded(append(known, basis.Earlier...))
+}
+
+// bounded is the list without repetitions, and no longer than is kept.
+func bounded(all []string) []string {
 	var out []string
-	for _, fingerprint := range known {
-		if !slices.Contains(out, fingerprint) && len(out) < sealed.MaxEarlier {
-			out = append(out, fingerprint)
+	for _, one := range all {
+		if !slices.Contains(out, one) && len(out) < sealed.MaxEarlier {
+			out = append(out, one)
 		}
 	}
 	return out

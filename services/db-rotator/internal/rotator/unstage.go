@@ -130,7 +130,7 @@ const undoWait = 10 * time.Second
 func (o *Rotator) giveReplicasTime(ctx context.Context, r *service.Rotation) {
 	ctx, cancel := context.WithTimeout(ctx, undoWait)
 	defer cancel()
-	if _, err := o.awaitReplicas(ctx, r.Credential); err != nil {
+	if _, err := o.awaitReplicas(ctx, r.Credential, nil); err != nil {
 		effect.Warn(ctx, "not waited for any longer: %v", err)
 	}
 }

@@ -85,8 +85,11 @@ var kinds = map[string]func(*testing.T) fixture{
 			names:    address,
 		}
 	},
-	"pgbouncer": aPgbouncer,
-	"none":      func(*testing.T) fixture { return fixture{kind: For(inventory.Restart{})} },
+	"pgbouncer":     aPgbouncer,
+	"swarm_service": aSwarmService,
+	"container":     aContainer,
+	"compose":       aComposeService,
+	"none":          func(*testing.T) fixture { return fixture{kind: For(inventory.Restart{})} },
 }
 
 func TestEveryKindConforms(t *testing.T) {

@@ -29,6 +29,11 @@ func (p pooler) Restart(ctx context.Context, cause Cause) error {
 		return err
 	}
 	defer console.Close()
+	if cause.Cut {
+		n, err := console.Cut(ctx, slices.Concat(cause.Left, cause.Changed))
+		cause.Show(fmt.Sprintf("all connections of %d databases cut", n))
+		return err
+	}
 	if len(cause.Left)+len(cause.Changed) == 0 {
 		cause.Show("no login of it has moved")
 	}

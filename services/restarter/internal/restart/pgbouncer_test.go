@@ -203,6 +203,41 @@ func TestInPlacePasswordNeedsTheReconnectToBeProven(t *testing.T) {
 	}
 }
 
+// One pgbouncer before the credentials of a group: one login is left, the password
+// of another has changed, and both are dealt with in one restart. Who shares the
+// database with them keeps its transaction.
+func TestPoolerOfAGroupLetsGoAndRecyclesAtOnce(t *testing.T) {
+	p := newPooled(t, 20*time.Second)
+	p.ask(p.client("app"), "")
+	changed := p.client("other")
+	before := p.ask(changed, "")
+	busy, stop := context.WithCancel(t.Context()) // so that it never idles away
+	failed := make(chan error, 1)
+	go func() {
+		var err error
+		for busy.Err() == nil && err == nil {
+			_, err = changed.Exec(context.Background(), "SELECT 1", pgx.QueryExecModeSimpleProtocol)
+		}
+		failed <- err
+	}()
+	neighbour := p.client("app_b")
+	held := p.ask(neighbour, "BEGIN")
+	c := cause()
+	c.Left, c.Changed = []string{"app"}, []string{"other"}
+	restarted := p.kind.Restart(t.Context(), c)
+	stop()
+	if err := errors.Join(restarted, <-failed); err != nil {
+		t.Fatal(err)
+	}
+	if left := p.backends("app"); left > 0 || p.ask(changed, "") == before {
+		t.Errorf("%d connections of the login that was left, or one from before the new password", left)
+	}
+	if p.ask(neighbour, "") != held {
+		t.Error("a neighbour lost its transaction")
+	}
+	p.ask(neighbour, "COMMIT")
+}
+
 func TestClientThatHoldsOnIsNamedOnceTheTimeIsUp(t *testing.T) {
 	p := newPooled(t, 2*time.Second)
 	holder := p.client("app")

@@ -26,6 +26,10 @@ type Cause struct {
 	Credential, Rotation, Step, Consumer string
 	Left                                 []string // logins that are not used from now on
 	Changed                              []string // logins of which the password changed
+	// Cut ends clients of a pooler, too, that logged in with what was stolen.
+	Cut bool
+	// Fingerprint is that of the login that is published now; empty: not known.
+	Fingerprint string
 	// Show takes what shows that the consumer was restarted, from kinds that can
 	// tell.
 	Show func(text string)

@@ -21,6 +21,7 @@ import (
 	"pawl.dev/internal/fault"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/schedule"
 	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -36,12 +37,13 @@ const beginPoint = "begin.append"
 // Clerk admits requests.
 type Clerk struct {
 	d       service.Dependencies
+	book    *schedule.Book
 	replies *replies
 }
 
 // New returns a clerk.
 func New(d service.Dependencies) *Clerk {
-	return &Clerk{d: d, replies: &replies{waiting: map[string][]string{}, given: map[string]*nats.Msg{}}}
+	return &Clerk{d: d, book: schedule.New(d.Inventory), replies: &replies{waiting: map[string][]string{}, given: map[string]*nats.Msg{}}}
 }
 
 // Run answers requests until ctx ends.
@@ -51,22 +53,24 @@ func (c *Clerk) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	consumer, err := service.Bind(ctx, c.d.Bus, bus.StreamRequest, bus.ConsumerRequests)
-	if err != nil {
-		return err
+	for stream, durable := range map[string]string{bus.StreamRequest: bus.ConsumerRequests, bus.StreamEmergency: bus.ConsumerEmergencies} {
+		consumer, err := service.Bind(ctx, c.d.Bus, stream, durable)
+		if err != nil {
+			return err
+		}
+		slots := make(chan struct{}, 64) // an emergency waits for no request
+		consuming, err := consumer.Consume(func(m jetstream.Msg) {
+			slots <- struct{}{}
+			go func() {
+				defer func() { <-slots }()
+				c.handle(ctx, m)
+			}()
+		}, jetstream.PullMaxMessages(128))
+		if err != nil {
+			return fmt.Errorf("%s: %w", durable, err)
+		}
+		defer consuming.Stop()
 	}
-	slots := make(chan struct{}, 64)
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots }()
-			c.handle(ctx, m)
-		}()
-	}, jetstream.PullMaxMessages(128))
-	if err != nil {
-		return fmt.Errorf("requests: %w", err)
-	}
-	defer consuming.Stop()
 	<-ctx.Done()
 	return nil
 }
@@ -80,7 +84,10 @@ type request struct {
 	delivered  uint64
 	body       *pawlv1.Request
 	group      []string // all that turn together, where there are several
-	message    jetstream.Msg
+	emergency  bool
+	header     nats.Header       // whose trace goes on
+	message    jetstream.Msg     // nil of a schedule's, and of an alert's
+	follows    map[string]string // of a schedule's: each member's newest rotation
 }
 
 func (c *Clerk) handle(ctx context.Context, m jetstream.Msg) {
@@ -89,9 +96,10 @@ func (c *Clerk) handle(ctx context.Context, m jetstream.Msg) {
 		c.d.Log.Error("request without metadata", "error", err)
 		return
 	}
+	kind, credential, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "pawl."), ".")
 	q := request{
-		id: requestID(m, meta), credential: strings.TrimPrefix(m.Subject(), "pawl.request."), at: meta.Timestamp,
-		rotation: rotationID(meta.Timestamp, meta.Sequence.Stream), delivered: meta.NumDelivered, body: &pawlv1.Request{}, message: m,
+		id: requestID(m, meta), credential: credential, emergency: kind == "emergency", at: meta.Timestamp,
+		rotation: RotationID(meta.Timestamp, meta.Sequence.Stream), delivered: meta.NumDelivered, body: &pawlv1.Request{}, header: m.Headers(), message: m,
 	}
 	answer, again, err := c.decide(ctx, &q)
 	if ctx.Err() != nil {
@@ -122,6 +130,9 @@ func (c *Clerk) handle(ctx context.Context, m jetstream.Msg) {
 func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Duration, error) {
 	if err := c.read(ctx, q); err != nil {
 		return rejected(err.Error()), 0, nil
+	}
+	if q.emergency {
+		return c.emergency(ctx, q)
 	}
 	members, err := c.together(q)
 	if err != nil {
@@ -154,6 +165,16 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 		err = errors.New("not a valid Request: not_before: must be a time from the year 1 to 9999")
 	case !bus.ValidToken(q.credential):
 		err = errors.New("the credential in the subject must match [a-z0-9-]{1,64}")
+	case q.emergency && q.body.GetAction() != pawlv1.Action_ACTION_UNSPECIFIED && !isEmergency[q.body.GetAction()]:
+		err = fmt.Errorf("%s is no emergency: publish it on %s", actionName(q.body.GetAction()), bus.RequestSubject(q.credential))
+	case q.emergency && (q.body.GetNotBefore() != nil || len(q.body.GetWith()) > 0):
+		err = errors.New("an emergency is of one credential, and at once: leave out not_before and with")
+	case !q.emergency && q.body.GetGlassBroken():
+		err = errors.New("glass_broken: an emergency follows it, no rotation")
+	case q.emergency && q.body.GetAction() == pawlv1.Action_ACTION_UNSPECIFIED:
+		q.body.Action = pawlv1.Action_ACTION_CONTAIN
+	case !q.emergency && isEmergency[q.body.GetAction()]:
+		err = fmt.Errorf("%s is an emergency: publish it on %s, if you may", actionName(q.body.GetAction()), bus.EmergencySubject(q.credential))
 	case q.body.GetAction() == pawlv1.Action_ACTION_UNSPECIFIED:
 		q.body.Action = pawlv1.Action_ACTION_ROTATE
 	}
@@ -204,7 +225,7 @@ func (c *Clerk) admit(ctx context.Context, q *request, members []*member) (*pawl
 // begin appends requested to each member's log: the events from which their
 // parts of the trace hang, all below one span.
 func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error {
-	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.message.Headers()))
+	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.header))
 	if len(members) > 1 {
 		var span trace.Span
 		ctx, span = c.d.Tracer.Start(ctx, "group requested", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
@@ -216,10 +237,15 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 		b := m.begin
 		ctx, span := c.d.Tracer.Start(ctx, string(saga.Requested), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 			attribute.String("rotation.credential", m.Name), attribute.String("rotation.id", q.rotation),
-			attribute.String("rotation.flow", b.GetFlow()), attribute.String("rotation.reason", b.GetReason()), attribute.String("rotation.requested_by", b.GetRequestedBy())))
+			attribute.String("rotation.flow", b.GetFlow()), attribute.String("rotation.request", b.GetRequest()),
+			attribute.String("rotation.reason", b.GetReason()), attribute.String("rotation.requested_by", b.GetRequestedBy())))
 		defer span.End()
-		event := &pawlv1.Event{Attempt: uint32(q.delivered), Detail: &pawlv1.Event_Requested{Requested: b}}
-		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: telemetry.Inject(ctx), LastSeq: m.log.LastSeq()})
+		event := &pawlv1.Event{Attempt: uint32(q.delivered), Warnings: c.unproven(ctx, q, m), Detail: &pawlv1.Event_Requested{Requested: b}}
+		header := telemetry.Inject(ctx)
+		if q.emergency {
+			bus.MarkUrgent(header)
+		}
+		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: header, LastSeq: m.log.LastSeq()})
 	}
 	fault.Point(q.credential, beginPoint+".before")
 	if err := c.d.Bus.AppendAll(ctx, q.rotation, saga.Requested, parts); err != nil {
@@ -234,11 +260,7 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 
 // prepare builds the requested event from the newest rotation, or the refusal.
 func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requested, *pawlv1.Answer, error) {
-	begin := &pawlv1.Requested{
-		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
-		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
-		Generation: 1, Flow: known.Strategy, Group: q.group,
-	}
+	begin := newRequested(q, known)
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
 	if adopting {
 		begin.Flow = saga.Adopt
@@ -259,13 +281,10 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 		refusal.Rotation = log.Rotation
 		return nil, refusal, nil
 	}
-	now := bus.CurrentOf(log, state)
-	begin.Basis, begin.BasisUser, begin.BasisGeneration = now.Rotation, now.User, now.Generation
-	begin.Generation = log.Records[0].Body.GetRequested().GetGeneration() + 1
-	if adopted := log.Find(saga.Adopted); adopted != nil {
-		begin.Generation = max(begin.Generation, adopted.Body.GetStaged().GetFence()+1)
-	}
+	now := follow(begin, log, state)
 	switch {
+	case state.Flow.Name == saga.Lock:
+		return nil, rejected(locked(known.Name, log)), nil
 	case adopting:
 	case now.Rotation == "":
 		return nil, notAdopted, nil
@@ -275,6 +294,26 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 		}
 	}
 	return begin, nil, nil
+}
+
+// newRequested begins with what the request and the configuration say.
+func newRequested(q *request, known *inventory.Credential) *pawlv1.Requested {
+	return &pawlv1.Requested{
+		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
+		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
+		Generation: 1, Flow: known.Strategy, Group: q.group,
+	}
+}
+
+// follow makes begin the successor of the newest rotation.
+func follow(begin *pawlv1.Requested, log bus.Log, state saga.State) bus.Current {
+	now := bus.CurrentOf(log, state)
+	begin.Basis, begin.BasisUser, begin.BasisGeneration = now.Rotation, now.User, now.Generation
+	begin.Generation = log.Records[0].Body.GetRequested().GetGeneration() + 1
+	if adopted := log.Find(saga.Adopted); adopted != nil {
+		begin.Generation = max(begin.Generation, adopted.Body.GetStaged().GetFence()+1)
+	}
+	return now
 }
 
 // rollbackOf turns begin into the rollback of the newest rotation.

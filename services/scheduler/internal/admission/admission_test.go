@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -201,5 +202,32 @@ func TestRefusalNamesItsTargetOnce(t *testing.T) {
 	got := refusals([]*pawlv1.Check{{Service: "s", Target: "n", Finding: "n: down", Refused: true}, {Service: "s", Target: "n", Finding: "no", Refused: true}, {Service: "s", Target: "n", Finding: "well"}}, nil)
 	if want := "s: n: down; s: n: no"; got != want {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestRefusalIsNotedWithWhoAskedAndWhy(t *testing.T) {
+	o := open(t, shop)
+	o.rejected(o.ask("c", &pawlv1.Request{Action: pawlv1.Action_ACTION_ROTATE, RequestedBy: "anna", Reason: "it is friday"}), "not adopted")
+	o.rejected(o.askOn(bus.EmergencySubject("zebra"), &pawlv1.Request{RequestedBy: "otto", Reason: "stolen"}), "unknown credential")
+	stream, err := o.operator.Stream(t.Context(), bus.StreamNote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct{ credential, actor, asked, refused, why string }{
+		{"c", "anna", "request ", "rotate: c is not adopted", "(asked because: it is friday)"},
+		{"zebra", "otto", "emergency ", "contain: unknown credential", "(asked because: stolen)"},
+	} {
+		m, err := stream.GetMsg(t.Context(), uint64(i)+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := &pawlv1.Note{}
+		if err := bus.Decode(m.Header, m.Data, n); err != nil {
+			t.Fatal(err)
+		}
+		if n.GetKind() != "refused" || n.GetCredential() != want.credential || n.GetActor() != want.actor || !strings.HasPrefix(n.GetText(), want.asked) ||
+			!strings.Contains(n.GetText(), want.refused) || !strings.HasSuffix(n.GetText(), want.why) {
+			t.Errorf("noted %v, want %v", n, want)
+		}
 	}
 }

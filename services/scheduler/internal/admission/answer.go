@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
@@ -48,7 +50,9 @@ func (c *Clerk) resume(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 		return rejected("nothing to resume: rotation " + log.Rotation + " has ended"), 0, nil
 	}
 	wake := &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq(), Cause: "resumed"}
-	if err := c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, q.credential), wake, telemetry.Inject(ctx)); err != nil {
+	header := telemetry.Inject(ctx)
+	log.PassUrgency(header)
+	if err := c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, q.credential), wake, header); err != nil {
 		return nil, 0, err
 	}
 	c.d.Note(ctx, &pawlv1.Note{Kind: "resumed", Credential: q.credential, Rotation: log.Rotation, Step: step.Name, Actor: q.body.GetRequestedBy(), Text: q.body.GetReason()})
@@ -59,24 +63,57 @@ func (c *Clerk) resume(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 
 // answer stores the answer and sends it to whoever waits for it.
 func (c *Clerk) answer(ctx context.Context, q *request, a *pawlv1.Answer) error {
-	outcome := strings.ToLower(strings.TrimPrefix(a.GetOutcome().String(), "OUTCOME_"))
-	action := strings.ToLower(strings.TrimPrefix(q.body.GetAction().String(), "ACTION_"))
+	refused := a.GetOutcome() == pawlv1.Outcome_OUTCOME_REJECTED
+	if refused {
+		if err := c.refuse(ctx, q, a); err != nil {
+			return err
+		}
+	}
 	header := telemetry.Inject(ctx)
 	header.Set(digestHeader, digest(q.message.Subject(), q.message.Headers(), q.message.Data()))
 	if err := c.d.Bus.Publish(ctx, bus.AnswerSubject(q.id), a, header); err != nil {
 		return err
 	}
-	c.d.Metrics.Answered(action, outcome)
-	if _, began := begins[q.body.GetAction()]; began && a.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED {
-		return nil // requested is the record
+	action, outcome := c.count(q, a)
+	if _, began := begins[q.body.GetAction()]; refused || began && a.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED {
+		return nil // requested is the record, or the refusal
 	}
 	c.d.Note(ctx, &pawlv1.Note{Kind: "request " + outcome, Credential: q.credential, Rotation: a.GetRotation(), Actor: q.body.GetRequestedBy(),
 		Text: strings.TrimSpace(action + " " + q.id + " " + a.GetReason())})
 	return nil
 }
 
+// count counts the answer, and returns what its metric says.
+func (c *Clerk) count(q *request, a *pawlv1.Answer) (action, outcome string) {
+	action, outcome = actionName(q.body.GetAction()), strings.ToLower(strings.TrimPrefix(a.GetOutcome().String(), "OUTCOME_"))
+	c.d.Metrics.Answered(action, outcome)
+	return action, outcome
+}
+
+// refuse notes a refusal before it is told: an answer is kept for a month, the
+// note for ever. Noted twice, it is one.
+func (c *Clerk) refuse(ctx context.Context, q *request, a *pawlv1.Answer) error {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(q.message.Subject(), "pawl."), ".")
+	header := telemetry.Inject(trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.message.Headers())))
+	header.Set(jetstream.MsgIDHeader, "refused-"+kind+"-"+q.rotation)
+	text := strings.TrimSpace(kind + " " + q.id + " " + actionName(q.body.GetAction()) + ": " + a.GetReason())
+	if why := q.body.GetReason(); why != "" {
+		text += fmt.Sprintf(" (asked because: %s)", why)
+	}
+	return c.d.Bus.Publish(ctx, bus.NoteSubject(saga.Scheduler), &pawlv1.Note{Kind: "refused", Credential: q.credential, Rotation: a.GetRotation(),
+		Actor: q.body.GetRequestedBy(), At: timestamppb.Now(), Text: text}, header)
+}
+
+func actionName(a pawlv1.Action) string {
+	return strings.ToLower(strings.TrimPrefix(a.String(), "ACTION_"))
+}
+
+// isEmergency are the actions that only pawl.emergency.CREDENTIAL takes.
+var isEmergency = map[pawlv1.Action]bool{pawlv1.Action_ACTION_CONTAIN: true, pawlv1.Action_ACTION_LOCK: true, pawlv1.Action_ACTION_UNLOCK: true}
+
 // begins are the actions that start a rotation.
-var begins = map[pawlv1.Action]struct{}{pawlv1.Action_ACTION_ROTATE: {}, pawlv1.Action_ACTION_ADOPT: {}, pawlv1.Action_ACTION_ROLLBACK: {}}
+var begins = map[pawlv1.Action]struct{}{pawlv1.Action_ACTION_ROTATE: {}, pawlv1.Action_ACTION_ADOPT: {}, pawlv1.Action_ACTION_ROLLBACK: {},
+	pawlv1.Action_ACTION_CONTAIN: {}, pawlv1.Action_ACTION_LOCK: {}, pawlv1.Action_ACTION_UNLOCK: {}}
 
 // requestID is the requester's own message id, or else the place of the request
 // in its stream, which the publisher's acknowledgement told it.
@@ -87,9 +124,9 @@ func requestID(m jetstream.Msg, meta *jetstream.MsgMetadata) string {
 	return strconv.FormatUint(meta.Sequence.Stream, 10)
 }
 
-// rotationID derives from the request alone, so that the same request cannot
+// RotationID derives from the request alone, so that the same request cannot
 // start two rotations. It sorts by time.
-func rotationID(at time.Time, seq uint64) string {
+func RotationID(at time.Time, seq uint64) string {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, seq), uint64(at.UnixNano())))
 	return at.UTC().Format("20060102-150405-") + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:5])
 }
@@ -126,21 +163,31 @@ func digest(subject string, header nats.Header, body []byte) string {
 
 func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
 	send := func(reply string, answer *nats.Msg) {
-		_ = b.NATS.PublishMsg(&nats.Msg{Subject: reply, Header: answer.Header, Data: answer.Data}) // the stored answer remains
+		_ = b.RespondTo(reply, answer) // the stored answer remains
 	}
-	asked, err := b.NATS.QueueSubscribe("pawl.request.*", saga.Scheduler, func(m *nats.Msg) {
-		if m.Reply == "" {
-			return
+	var subscriptions []*nats.Subscription
+	stop = func() {
+		for _, s := range subscriptions {
+			_ = s.Unsubscribe() // the connection is about to close
 		}
-		key := digest(m.Subject, m.Header, m.Data)
-		if answer := r.wait(key, m.Reply); answer != nil {
-			send(m.Reply, answer)
-			return
+	}
+	for _, subject := range []string{bus.RequestSubject("*"), bus.EmergencySubject("*")} {
+		asked, err := b.NATS.QueueSubscribe(subject, saga.Scheduler, func(m *nats.Msg) {
+			if m.Reply == "" {
+				return
+			}
+			key := digest(m.Subject, m.Header, m.Data)
+			if answer := r.wait(key, m.Reply); answer != nil {
+				send(m.Reply, answer)
+				return
+			}
+			time.AfterFunc(remembered, func() { r.forget(key, m.Reply) })
+		})
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("requests: %w", err)
 		}
-		time.AfterFunc(remembered, func() { r.forget(key, m.Reply) })
-	})
-	if err != nil {
-		return nil, fmt.Errorf("requests: %w", err)
+		subscriptions = append(subscriptions, asked)
 	}
 	answered, err := b.NATS.Subscribe("pawl.answer.*", func(m *nats.Msg) {
 		for _, reply := range r.take(m.Header.Get(digestHeader), m) {
@@ -148,10 +195,11 @@ func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
 		}
 	})
 	if err != nil {
-		_ = asked.Unsubscribe() // the connection is about to close
+		stop()
 		return nil, fmt.Errorf("answers: %w", err)
 	}
-	return func() { _, _ = asked.Unsubscribe(), answered.Unsubscribe() }, nil
+	subscriptions = append(subscriptions, answered)
+	return stop, nil
 }
 
 // wait adds a reply subject, unless the answer is there already.

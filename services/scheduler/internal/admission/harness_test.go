@@ -106,13 +106,18 @@ func (o *office) refuses(name, credential, target, finding string) {
 // ask publishes a request and awaits its answer.
 func (o *office) ask(credential string, request *pawlv1.Request) *pawlv1.Answer {
 	o.t.Helper()
+	return o.askOn(bus.RequestSubject(credential), request)
+}
+
+func (o *office) askOn(subject string, request *pawlv1.Request) *pawlv1.Answer {
+	o.t.Helper()
 	id := strings.ToLower(rand.Text())
 	answers, err := o.operator.NATS.SubscribeSync(bus.AnswerSubject(id))
 	if err != nil {
 		o.t.Fatal(err)
 	}
 	header := nats.Header{jetstream.MsgIDHeader: {id}}
-	if err := o.operator.Publish(o.t.Context(), bus.RequestSubject(credential), request, header); err != nil {
+	if err := o.operator.Publish(o.t.Context(), subject, request, header); err != nil {
 		o.t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(o.t.Context(), 20*time.Second)
@@ -165,24 +170,30 @@ func (o *office) newest(credential string) bus.Log {
 func (o *office) ends(credentials ...string) {
 	o.t.Helper()
 	for _, credential := range credentials {
-		for {
-			log := o.newest(credential)
-			state, err := log.Fold()
-			if err != nil {
-				o.t.Fatal(err)
-			}
-			if !state.Open() {
-				break
-			}
-			step, body := state.Next(), &pawlv1.Event{}
-			if step.Emits == saga.Staged || step.Emits == saga.Adopted {
-				body.Detail = &pawlv1.Event_Staged{Staged: &pawlv1.Staged{User: credential}}
-			}
-			if _, err := o.owners[step.Owner].Append(o.t.Context(), credential, log.Rotation, step.Emits, body, nil, log.LastSeq()); err != nil {
-				o.t.Fatal(err)
-			}
+		for o.step(credential) {
 		}
 	}
+}
+
+// step appends one; false where the rotation has ended.
+func (o *office) step(credential string) bool {
+	o.t.Helper()
+	log := o.newest(credential)
+	state, err := log.Fold()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if !state.Open() {
+		return false
+	}
+	step, body := state.Next(), &pawlv1.Event{}
+	if step.Emits == saga.Staged || step.Emits == saga.Adopted {
+		body.Detail = &pawlv1.Event_Staged{Staged: &pawlv1.Staged{User: credential}}
+	}
+	if _, err := o.owners[step.Owner].Append(o.t.Context(), credential, log.Rotation, step.Emits, body, nil, log.LastSeq()); err != nil {
+		o.t.Fatal(err)
+	}
+	return true
 }
 
 func (o *office) adopts(credentials ...string) {

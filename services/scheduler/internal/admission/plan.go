@@ -34,6 +34,9 @@ func (c *Clerk) plan(ctx context.Context, q *request, members []*member) (*pawlv
 		answer.Outcome = pawlv1.Outcome_OUTCOME_REJECTED
 	}
 	for _, m := range members {
+		for _, warning := range c.unproven(ctx, &as, m) {
+			answer.Plan = append(answer.Plan, &pawlv1.Check{Service: saga.Scheduler, Target: m.Name, Finding: "warning: " + warning})
+		}
 		flow, begins := saga.FlowByName(m.begin.GetFlow())
 		if !begins {
 			continue

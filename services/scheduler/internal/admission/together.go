@@ -37,7 +37,7 @@ func (c *Clerk) together(q *request) ([]*member, error) {
 	action, inv := q.body.GetAction(), c.d.Inventory
 	rotates := action == pawlv1.Action_ACTION_ROTATE || action == pawlv1.Action_ACTION_PLAN
 	if len(q.body.GetWith()) > 0 && !rotates {
-		return nil, fmt.Errorf("%s is of one credential at a time: leave out `with`, and ask for each", strings.ToLower(strings.TrimPrefix(action.String(), "ACTION_")))
+		return nil, fmt.Errorf("%s is of one credential at a time: leave out `with`, and ask for each", actionName(action))
 	}
 	var all []string
 	for _, name := range append([]string{q.credential}, q.body.GetWith()...) {
@@ -73,6 +73,9 @@ func (c *Clerk) together(q *request) ([]*member, error) {
 func (c *Clerk) look(ctx context.Context, q *request, m *member) (refusal *pawlv1.Answer, err error) {
 	if m.log, err = c.d.Bus.ReadNewest(ctx, m.Name); err != nil {
 		return nil, err
+	}
+	if before, bound := q.follows[m.Name]; bound && before != m.log.Rotation {
+		return rejected(m.Name + " was turned meanwhile"), nil
 	}
 	m.begin, refusal, err = prepare(q, m.Credential, m.log)
 	return refusal, err

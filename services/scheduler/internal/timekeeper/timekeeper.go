@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
@@ -30,15 +31,37 @@ const (
 	// armed for it: most steps are over sooner, and need none.
 	settle = time.Second
 	sweep  = time.Minute
+	// atOnce is how many credentials a sweep looks at at a time, and how many
+	// events: thousands may have come while no scheduler was there.
+	atOnce = 8
+	// doubt is after how many sweeps what needed nothing is read again all the
+	// same: timers may have been lost.
+	doubt = 60
 )
 
 // Clock arms and hears timers.
 type Clock struct {
 	d        service.Dependencies
+	agenda   Agenda
 	mu       sync.Mutex
-	settling map[string]settling  // by credential: the newest event seen
-	stalled  map[string]stall     // by credential: what was said to be stalled
-	since    map[string]time.Time // by credential: when the current one was made or adopted
+	settling map[string]settling // by credential: the newest event seen
+	stalled  map[string]stall    // by credential: what was said to be stalled
+	settled  map[string]standing // by credential: what was seen to need nothing
+	slots    chan struct{}
+}
+
+// Agenda is told of credentials that no rotation is under way of.
+type Agenda interface {
+	// Look sees to it that the credential's next turn is armed. Idempotent.
+	Look(ctx context.Context, credential string) error
+	// LookAround does it for those whose dates depend on the credential's.
+	LookAround(ctx context.Context, credential string) error
+}
+
+// standing is a log that needs nothing until then, whatever time that is.
+type standing struct {
+	seq   uint64
+	until time.Time // zero: for ever
 }
 
 type settling struct {
@@ -49,15 +72,12 @@ type settling struct {
 type stall struct{ rotation, step string }
 
 // New returns a clock.
-func New(d service.Dependencies) *Clock {
-	return &Clock{d: d, settling: map[string]settling{}, stalled: map[string]stall{}, since: map[string]time.Time{}}
+func New(d service.Dependencies, agenda Agenda) *Clock {
+	return &Clock{d: d, agenda: agenda, settling: map[string]settling{}, stalled: map[string]stall{}, settled: map[string]standing{}, slots: make(chan struct{}, atOnce)}
 }
 
 // Run keeps time until ctx ends.
 func (c *Clock) Run(ctx context.Context) error {
-	if err := c.d.Metrics.ObserveCredentials(c.ages); err != nil {
-		return fmt.Errorf("metrics: %w", err)
-	}
 	for _, of := range []struct {
 		stream, durable string
 		handle          func(context.Context, jetstream.Msg, *jetstream.MsgMetadata) (time.Duration, error)
@@ -66,7 +86,7 @@ func (c *Clock) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		consuming, err := consumer.Consume(func(m jetstream.Msg) { c.settle(ctx, m, of.handle) }, jetstream.PullMaxMessages(256))
+		consuming, err := consumer.Consume(func(m jetstream.Msg) { c.receive(ctx, m, of.handle) }, jetstream.PullMaxMessages(256))
 		if err != nil {
 			return fmt.Errorf("consumer %s: %w", of.durable, err)
 		}
@@ -74,7 +94,12 @@ func (c *Clock) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(sweep)
 	defer tick.Stop()
-	for {
+	for n := 0; ; n++ {
+		if n%doubt == 0 {
+			c.mu.Lock()
+			clear(c.settled)
+			c.mu.Unlock()
+		}
 		c.sweep(ctx)
 		select {
 		case <-ctx.Done():
@@ -84,7 +109,7 @@ func (c *Clock) Run(ctx context.Context) error {
 	}
 }
 
-func (c *Clock) settle(ctx context.Context, m jetstream.Msg, handle func(context.Context, jetstream.Msg, *jetstream.MsgMetadata) (time.Duration, error)) {
+func (c *Clock) receive(ctx context.Context, m jetstream.Msg, handle func(context.Context, jetstream.Msg, *jetstream.MsgMetadata) (time.Duration, error)) {
 	meta, err := m.Metadata()
 	if err != nil {
 		c.d.Log.Error("message without metadata", "error", err)
@@ -126,6 +151,8 @@ func (c *Clock) event(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgM
 		now.timer.Stop()
 	}
 	c.settling[credential] = settling{seq, time.AfterFunc(settle, func() {
+		c.slots <- struct{}{}
+		defer func() { <-c.slots }()
 		if err := c.arm(ctx, credential, seq); err != nil && ctx.Err() == nil {
 			c.d.Log.Warn("timer not armed; the sweep does it within a minute", "credential", credential, "error", err)
 		}
@@ -139,9 +166,21 @@ func (c *Clock) arm(ctx context.Context, credential string, trigger uint64) erro
 	if err != nil {
 		return err
 	}
-	c.note(ctx, credential, log, state)
+	c.note(credential, log, state)
+	if log.LastSeq() != trigger {
+		return nil
+	}
+	err = c.armStep(ctx, credential, log, state)
+	if !state.Open() {
+		err = errors.Join(err, c.agenda.Look(ctx, credential), c.agenda.LookAround(ctx, credential))
+	}
+	return err
+}
+
+// armStep sets the timers of the step that is due, if any.
+func (c *Clock) armStep(ctx context.Context, credential string, log bus.Log, state saga.State) error {
 	step := state.Next()
-	if step == nil || log.LastSeq() != trigger {
+	if step == nil {
 		return nil
 	}
 	begin := log.Records[0].Body.GetRequested()
@@ -157,6 +196,7 @@ func (c *Clock) arm(ctx context.Context, credential string, trigger uint64) erro
 
 func (c *Clock) schedule(ctx context.Context, arm, target string, at time.Time, wake *pawlv1.Wake, log bus.Log) error {
 	header := nats.Header{}
+	log.PassUrgency(header)
 	if parent := log.Records[len(log.Records)-1].Header.Get("traceparent"); parent != "" {
 		header.Set("traceparent", parent)
 	}
@@ -228,35 +268,59 @@ func (c *Clock) report(ctx context.Context, credential string, log bus.Log, step
 			step.Owner, step.Name, due.Format(time.RFC3339), credential, credential, contacts)})
 }
 
-// sweep looks at every credential: late steps, lost timers, lost triggers.
+// sweep looks at every credential: late steps, lost timers, lost triggers. Some at
+// once, since it mostly waits for answers.
 func (c *Clock) sweep(ctx context.Context) {
+	var all errgroup.Group
+	all.SetLimit(atOnce)
 	for credential := range c.d.Inventory.Credentials {
-		if err := c.sweepOne(ctx, credential); err != nil && ctx.Err() == nil {
-			c.d.Log.Warn("open rotation not looked at; again in a minute", "credential", credential, "error", err)
-		}
+		all.Go(func() error {
+			if err := c.sweepOne(ctx, credential); err != nil && ctx.Err() == nil {
+				c.d.Log.Warn("open rotation not looked at; again in a minute", "credential", credential, "error", err)
+			}
+			return nil
+		})
 	}
+	_ = all.Wait() // each has told of its own
 }
 
 func (c *Clock) sweepOne(ctx context.Context, credential string) error {
+	seq, err := c.d.Bus.NewestSeq(ctx, credential)
+	if err != nil || seq == 0 || c.isSettled(credential, seq) {
+		return err
+	}
 	log, state, err := c.read(ctx, credential)
 	if err != nil {
 		return err
 	}
-	c.note(ctx, credential, log, state)
-	if len(log.Records) == 0 || state.Next() == nil || time.Since(state.Last.At) < sweep/2 {
-		return nil
+	c.note(credential, log, state)
+	var looked error
+	if !state.Open() {
+		looked = c.agenda.Look(ctx, credential)
+	}
+	step := state.Next()
+	if step == nil {
+		if looked == nil {
+			c.settle(credential, standing{log.LastSeq(), time.Time{}})
+		}
+		return looked
+	}
+	if looked != nil || time.Since(state.Last.At) < sweep/2 {
+		return looked
 	}
 	if err := c.late(ctx, credential, log, state); err != nil {
 		return err
 	}
-	step := state.Next()
-	if err := c.arm(ctx, credential, log.LastSeq()); err != nil {
+	if err := c.armStep(ctx, credential, log, state); err != nil {
 		return err
 	}
-	if time.Now().Before(state.Due(step, log.Records[0].Body.GetRequested().GetKeep().AsDuration())) {
+	if due := state.Due(step, log.Records[0].Body.GetRequested().GetKeep().AsDuration()); time.Now().Before(due) {
+		c.settle(credential, standing{log.LastSeq(), due})
 		return nil
 	}
-	return c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, credential), &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq(), Cause: "sweep"}, nil)
+	header := nats.Header{}
+	log.PassUrgency(header)
+	return c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, credential), &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq(), Cause: "sweep"}, header)
 }
 
 func (c *Clock) read(ctx context.Context, credential string) (bus.Log, saga.State, error) {
@@ -268,8 +332,23 @@ func (c *Clock) read(ctx context.Context, credential string) (bus.Log, saga.Stat
 	return log, state, err
 }
 
-// note keeps the gauges: a stall that has ended, the age of the credential.
-func (c *Clock) note(ctx context.Context, credential string, log bus.Log, state saga.State) {
+// isSettled reports whether the log is as it was when it needed nothing. So a
+// sweep costs one read for each credential that rests.
+func (c *Clock) isSettled(credential string, seq uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.settled[credential]
+	return ok && s.seq == seq && (s.until.IsZero() || time.Now().Before(s.until))
+}
+
+func (c *Clock) settle(credential string, s standing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settled[credential] = s
+}
+
+// note clears the gauge of a stall that has ended.
+func (c *Clock) note(credential string, log bus.Log, state saga.State) {
 	if len(log.Records) == 0 {
 		return
 	}
@@ -278,22 +357,5 @@ func (c *Clock) note(ctx context.Context, credential string, log bus.Log, state 
 	if said, ok := c.stalled[credential]; ok && (state.Next() == nil || said != stall{log.Rotation, state.Next().Name}) {
 		c.d.Metrics.Stalled(credential, said.step, false)
 		delete(c.stalled, credential)
-	}
-	if ended, ok := state.Ended(); ok && ended.Event == saga.Completed {
-		c.since[credential] = ended.At
-	}
-}
-
-// ages reports, at scrape time, how old each credential is and how late.
-func (c *Clock) ages(report func(credential string, age, overdue time.Duration)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for credential, since := range c.since {
-		age := time.Since(since)
-		overdue := time.Duration(0)
-		if known := c.d.Inventory.Credentials[credential]; known != nil && known.RotateEvery > 0 {
-			overdue = age - known.RotateEvery
-		}
-		report(credential, age, overdue)
 	}
 }

@@ -52,8 +52,8 @@ func (u userlist) render(old []byte, want Content) ([]byte, error) {
 // pooler is a userlist and the pgbouncer that reads it.
 type pooler struct {
 	*file
-	sink   *inventory.Userlist
-	logins []string
+	sink       *inventory.Userlist
+	credential *inventory.Credential
 }
 
 func (p *pooler) Reload(ctx context.Context) error {
@@ -63,6 +63,17 @@ func (p *pooler) Reload(ctx context.Context) error {
 	}
 	defer console.Close()
 	return console.Reload(ctx)
+}
+
+// Cut ends every connection of the databases in which one of the logins has any.
+func (p *pooler) Cut(ctx context.Context) error {
+	console, err := pgbouncer.Open(ctx, p.sink.Console)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	_, err = console.Cut(ctx, both(p.credential))
+	return err
 }
 
 func (p *pooler) Check(ctx context.Context, want Content) (warnings []string, err error) {
@@ -86,7 +97,7 @@ func (p *pooler) Check(ctx context.Context, want Content) (warnings []string, er
 		return nil, err
 	}
 	// With a verifier pgbouncer can only pass on what its clients prove.
-	forced, err := console.Forced(ctx, p.logins)
+	forced, err := console.Forced(ctx, p.credential.Logins())
 	if err == nil && len(forced) > 0 {
 		err = refuse("pgbouncer logs in to %s as this credential for whoever asks (user= in [databases]), and cannot with a verifier: delete user= there", strings.Join(forced, ", "))
 	}

@@ -18,7 +18,10 @@ type Sink interface {
 	// Name such as "dotenv:/srv/app/.env". No secret.
 	Name() string
 	// Lookup reports whether the sink maps login names to secrets, and its readers
-	// know from elsewhere which login to use.
+	// know from elsewhere which login to use. What it holds of the other login
+	// stays, when one is restored, too: applications come with either until they
+	// were restarted, and then the servers refuse what a line is left of. The next
+	// rotation writes over that line.
 	Lookup() bool
 	// Check touches nothing. It returns what a person should know, and an error
 	// where Write would now be refused.
@@ -40,12 +43,36 @@ type Reloader interface {
 	Reload(ctx context.Context) error
 }
 
-// Content is what is published. What is read from a sink has either password or
-// verifier, and no generation.
+// Cutter is a sink whose reader goes on serving whom it has let in once, whatever
+// the sink holds since.
+type Cutter interface {
+	// Cut ends what the reader has of the credential's logins. Idempotent.
+	Cut(ctx context.Context) error
+}
+
+// Unreadable is a sink of which nobody can read what it holds. What it held before
+// Pawl is taken to be what is adopted, and said so.
+type Unreadable interface {
+	// Take marks what readers of the sink get now as the adopted login, where
+	// nothing tells whose it is. Idempotent.
+	Take(ctx context.Context, want Content, stillDue func(context.Context) error) error
+}
+
+// Keeper is a sink that keeps earlier logins beside what its readers get.
+type Keeper interface {
+	// Forget removes those that nothing can come back to any more; compromised:
+	// it first takes care that nothing can. Idempotent.
+	Forget(ctx context.Context, want Content, compromised bool, stillDue func(context.Context) error) error
+}
+
+// Content is what is published. What is read from a sink has one of password,
+// verifier and fingerprint, and no generation.
 type Content struct {
 	published.Login
-	Verifier   secret.String // what the nodes hold of the password; zero: not known
-	Generation uint64
+	Verifier    secret.String // what the nodes hold of the password; zero: not known
+	Generation  uint64
+	Rotation    string // under which it is sealed
+	Fingerprint string // of user and password, keyed
 }
 
 // Holds returns nil where the readers of a sink get want, or else why not.
@@ -68,6 +95,9 @@ func (want Content) in(read []Content) error {
 		switch {
 		case found.User != "" && found.User != want.User:
 			continue
+		case found.Fingerprint != "" && found.Fingerprint == want.Fingerprint:
+		case found.Fingerprint != "":
+			return absent
 		case found.Verifier.IsZero() && found.Password.Equal(want.Password):
 		case !found.Verifier.IsZero() && found.Verifier.Equal(want.Verifier):
 		case !postgres.Matches(want.User, want.Password, found.Verifier):
@@ -112,7 +142,7 @@ func Of(c *inventory.Credential) []Sink {
 			sinks = append(sinks, &file{kind: "pgpass", lookup: true, path: s.Pgpass.Path, format: passwords{c, s.Pgpass.Hosts}})
 		case s.Pgbouncer != nil:
 			list := &file{kind: "pgbouncer", lookup: true, path: s.Pgbouncer.Path, format: userlist{c}}
-			sinks = append(sinks, &pooler{file: list, sink: s.Pgbouncer, logins: c.Logins()})
+			sinks = append(sinks, &pooler{file: list, sink: s.Pgbouncer, credential: c})
 		}
 	}
 	for _, entries := range published.Group(c.Publish) {

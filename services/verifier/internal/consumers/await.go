@@ -23,8 +23,9 @@ type Unproven struct{ Missing string }
 func (u *Unproven) Error() string { return u.Missing }
 
 // Await looks until the consumer is proven or until has passed. It looks at
-// least once. An error of look, and the end of ctx, end it at once.
-func (l Logins) Await(ctx context.Context, until time.Time, c inventory.Consumer, look func(context.Context) (Seen, error)) (*pawlv1.Proof_Consumer, error) {
+// least once. An error of look, and the end of ctx, end it at once. tell is called
+// after each look with what is missing.
+func (l Logins) Await(ctx context.Context, until time.Time, c inventory.Consumer, look func(context.Context) (Seen, error), tell func(missing string)) (*pawlv1.Proof_Consumer, error) {
 	up := time.NewTimer(time.Until(until))
 	defer up.Stop()
 	pause := firstPause
@@ -39,6 +40,7 @@ func (l Logins) Await(ctx context.Context, until time.Time, c inventory.Consumer
 		if proof != nil {
 			return proof, nil
 		}
+		tell(missing)
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(&Unproven{missing}, ctx.Err())

@@ -1,4 +1,8 @@
-package render
+// Package chronicle tells what the log and the notes mean to people: rotations
+// in one line, as steps and as a timeline, and where a credential stands. The
+// command line and the dashboard show the same. It is pure: what it tells
+// depends on its arguments alone.
+package chronicle
 
 import (
 	"strings"
@@ -12,6 +16,9 @@ import (
 // Running is the outcome of a rotation that has none yet; the others are the
 // names of the events that end one: completed, rolled-back.
 const Running = "running"
+
+// Superseded is the outcome of one that an emergency has ended.
+const Superseded = "superseded"
 
 // Rotation is what is to be said of one rotation in one line.
 type Rotation struct {
@@ -69,7 +76,8 @@ func NewRotation(log bus.Log, now time.Time) (Rotation, error) {
 	return r, nil
 }
 
-func (r Rotation) took() time.Duration { return time.Duration(r.Seconds * float64(time.Second)) }
+// Took is how long it took, or has taken so far.
+func (r Rotation) Took() time.Duration { return time.Duration(r.Seconds * float64(time.Second)) }
 
 // IsRollback reports whether the rotation was asked to restore a predecessor:
 // then to end rolled-back is its success.
@@ -158,7 +166,7 @@ func (s *Step) end(r bus.Record) {
 		s.Due = r.At // the clocks differ
 	}
 	if at := r.Body.GetStartedAt(); at != nil {
-		started := between(at.AsTime(), s.Due, r.At)
+		started := Between(at.AsTime(), s.Due, r.At)
 		s.Started = &started
 	}
 	for _, op := range r.Body.GetOperations() {
@@ -166,8 +174,8 @@ func (s *Step) end(r bus.Record) {
 	}
 }
 
-// between keeps the owner's clock within the bus's.
-func between(t, low, high time.Time) time.Time {
+// Between keeps t within the two: an owner's clock within the bus's.
+func Between(t, low, high time.Time) time.Time {
 	switch {
 	case t.Before(low):
 		return low
@@ -177,11 +185,32 @@ func between(t, low, high time.Time) time.Time {
 	return t
 }
 
-// label of a note, as people read it.
-func (n Note) label() string {
-	text := oneLine(n.Text)
+// NewNote takes over a stored note.
+func NewNote(e bus.Entry) Note {
+	return Note{e.At, e.Service, e.Note.GetKind(), e.Note.GetStep(), e.Note.GetText(), e.Note.GetLaggards()}
+}
+
+// Label is the note as people read it: its kind, and what it says.
+func (n Note) Label() string { return n.Kind + ": " + n.Says() }
+
+// Says is the text, and who is in the way.
+func (n Note) Says() string {
+	text := OneLine(n.Text)
 	if len(n.Laggards) > 0 {
 		text += " (" + strings.Join(n.Laggards, ", ") + ")"
 	}
-	return n.Kind + ": " + text
+	return text
+}
+
+// MarkSuperseded gives the rotations that a later one has superseded their
+// outcome; all are one credential's.
+func MarkSuperseded(all []Rotation, logs []bus.Log) {
+	for _, log := range logs {
+		for i := range all {
+			if all[i].Outcome == Running && log.Records[0].Body.GetRequested().GetSupersedes() == all[i].ID {
+				all[i].Outcome, all[i].Ended = Superseded, &log.Records[0].At
+				all[i].Seconds = log.Records[0].At.Sub(all[i].Requested).Seconds()
+			}
+		}
+	}
 }

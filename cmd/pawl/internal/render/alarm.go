@@ -1,0 +1,44 @@
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"pawl.dev/internal/chronicle"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Alarm is what was decided about one episode of an alert.
+type Alarm struct {
+	At          time.Time `json:"at"`
+	Credential  string    `json:"credential,omitempty"` // empty: no rule names one
+	Guard       string    `json:"guard,omitempty"`      // that held it back; empty: it fired
+	Rotation    string    `json:"rotation,omitempty"`   // the emergency that it began
+	Alert       string    `json:"alert"`
+	Source      string    `json:"source"`
+	Fingerprint string    `json:"fingerprint"`
+	StartsAt    time.Time `json:"starts_at"`
+	Reason      string    `json:"reason,omitempty"`
+}
+
+// NewAlarm reads a decision.
+func NewAlarm(a *pawlv1.Alarm) Alarm {
+	return Alarm{a.GetAt().AsTime(), a.GetCredential(), a.GetGuard(), a.GetRotation(), a.GetAlert(), a.GetSource(), a.GetFingerprint(), a.GetStartsAt().AsTime(), a.GetReason()}
+}
+
+// AlarmTable writes decisions, one a line.
+func AlarmTable(w io.Writer, all []Alarm, s Style) error {
+	if len(all) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "DECIDED\tCREDENTIAL\tGUARD\tROTATION\tALERT\tBEGAN\tREASON")
+	for _, a := range all {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.date(a.At), cmp.Or(a.Credential, "-"), cmp.Or(a.Guard, "none: fired"), cmp.Or(a.Rotation, "-"),
+			chronicle.OneLine(a.Alert), s.date(a.StartsAt), cmp.Or(chronicle.OneLine(a.Reason), "-"))
+	}
+	return t.Flush()
+}

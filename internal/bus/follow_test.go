@@ -1,0 +1,105 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/bus/bustest"
+	"pawl.dev/internal/saga"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+func say(t *testing.T, b *bus.Bus, text string) {
+	t.Helper()
+	if err := b.Publish(t.Context(), bus.NoteSubject(saga.DBRotator), &pawlv1.Note{Kind: "waiting", Text: text}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func noteOf(t *testing.T, m *jetstream.RawStreamMsg) string {
+	t.Helper()
+	e, err := bus.ReadEntry(m.Subject, m.Header, m.Data, m.Sequence, m.Time)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Note.GetText()
+}
+
+func TestScanReadsEachMessageOnceInOrder(t *testing.T) {
+	server := bustest.Start(t)
+	rotator, auditor := server.Connect(t, saga.DBRotator), server.Connect(t, saga.Auditor)
+	nothing, err := auditor.Scan(t.Context(), bus.StreamNote, "pawl.note.*", bus.Start{}, func(*jetstream.RawStreamMsg) bool { return true })
+	if err != nil || nothing.Seq != 0 {
+		t.Fatalf("an empty stream: %+v, %v", nothing, err)
+	}
+	const all = 600 // more than two batches
+	var half time.Time
+	for i := range all {
+		if i == all/2 {
+			half = time.Now()
+		}
+		say(t, rotator, fmt.Sprint(i))
+	}
+	count := 0
+	next, err := auditor.Scan(t.Context(), bus.StreamNote, "pawl.note.*", bus.Start{}, func(m *jetstream.RawStreamMsg) bool {
+		if got := noteOf(t, m); got != fmt.Sprint(count) {
+			t.Fatalf("message %d says %s", count, got)
+		}
+		count++
+		return true
+	})
+	if err != nil || count != all || next.Seq != all+1 {
+		t.Errorf("%d of %d, next %d: %v", count, all, next.Seq, err)
+	}
+	first := ""
+	if _, err := auditor.Scan(t.Context(), bus.StreamNote, "pawl.note.*", bus.Start{Time: half}, func(m *jetstream.RawStreamMsg) bool { first = noteOf(t, m); return false }); err != nil || first != fmt.Sprint(all/2) {
+		t.Errorf("from the half on: %q, %v", first, err)
+	}
+}
+
+func TestFollowGoesOnWhereTheServerWasKilled(t *testing.T) {
+	dir := t.TempDir()
+	server := bustest.StartProcess(t, dir)
+	rotator, auditor := server.Connect(t, saga.DBRotator), server.Connect(t, saga.Auditor)
+	say(t, rotator, "0")
+	heard, idle, failures := make(chan string, 16), make(chan struct{}, 1), make(chan error, 1000)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		ended <- auditor.Follow(ctx, bus.StreamNote, "pawl.note.*", bus.Start{}, func(m *jetstream.RawStreamMsg) { heard <- noteOf(t, m) }, func() {
+			select {
+			case idle <- struct{}{}:
+			default:
+			}
+		}, func(err error) { failures <- err })
+	}()
+	want := func(text string) {
+		t.Helper()
+		select {
+		case got := <-heard:
+			if got != text {
+				t.Fatalf("heard %q, not %q", got, text)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%q was not heard", text)
+		}
+	}
+	want("0")
+	<-idle
+	say(t, rotator, "1") // live
+	want("1")
+	server.Kill()
+	<-failures // while there is no server
+	again := bustest.StartProcess(t, dir)
+	say(t, again.Connect(t, saga.DBRotator), "2")
+	want("2")
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,47 @@
+package site
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"pawl.dev/internal/saga"
+)
+
+// Binaries returns the folder of what a fleet runs, with the crash points compiled
+// in. The first call of a test run builds it; Run removes it.
+var Binaries = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "pawl-e2e-bin-"); err != nil {
+		return "", err
+	}
+	built = dir
+	return dir, build(context.Background(), dir)
+})
+
+var built string // where Binaries put them
+
+// Run is what a TestMain of tests with a fleet does; it returns the exit code.
+func Run(m *testing.M) (code int) {
+	flag.Parse()
+	code = m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built) // a leftover in the temporary directory
+	}
+	return code
+}
+
+func build(ctx context.Context, into string) error {
+	packages := []string{"pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2"}
+	for _, s := range saga.Services {
+		packages = append(packages, "pawl.dev/services/"+s)
+	}
+	build := exec.CommandContext(ctx, "go", append([]string{"build", "-tags", "faults", "-o", into + "/"}, packages...)...)
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return nil
+}

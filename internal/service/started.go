@@ -1,0 +1,79 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"pawl.dev/internal/bus"
+	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// noteStart notes that the service works, and by which configuration: whether it
+// is the one by which it worked last, on this machine or another. As with every
+// note, one that cannot be stored stops nothing.
+func noteStart(ctx context.Context, d Dependencies, service string) {
+	digest := d.Inventory.Digest()
+	loaded := &pawlv1.Note{Kind: "configuration", Text: fmt.Sprintf("%s %s loaded %s (%s)", service, Version(), filepath.Base(d.Inventory.File), digest), Configuration: digest}
+	switch before, err := lastConfiguration(ctx, d.Bus, service); {
+	case err != nil:
+		d.Log.Warn("cannot tell whether the configuration has changed", "error", err)
+	case before != "" && before != digest:
+		loaded.Kind = "configuration changed"
+		loaded.Text += ", changed: from " + before + " to " + digest
+	}
+	d.Note(ctx, loaded)
+	started := &pawlv1.Note{Kind: "started", Text: fmt.Sprintf("%s %s on %s", service, Version(), process()), Configuration: digest, At: timestamppb.Now()}
+	if err := d.Bus.Publish(ctx, bus.StartedSubject(service), started, telemetry.Inject(ctx)); err != nil {
+		d.Log.Warn("start not noted", "error", err)
+	}
+}
+
+// lastConfiguration is the digest that the service started with last; empty where
+// it never did.
+func lastConfiguration(ctx context.Context, b *bus.Bus, service string) (string, error) {
+	stream, err := b.Stream(ctx, bus.StreamNote)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
+	m, err := stream.GetLastMsgForSubject(ctx, bus.StartedSubject(service))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("newest start of %s: %w", service, err)
+	}
+	n := &pawlv1.Note{}
+	err = bus.Decode(m.Header, m.Data, n)
+	return n.GetConfiguration(), err
+}
+
+// noteStop notes an orderly end, after what was under way; a killed process has
+// none.
+func noteStop(ctx context.Context, d Dependencies, service string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if d.Sealed != nil {
+		if err := d.Sealed.Noted(ctx); err != nil {
+			d.Log.Warn("stopped", "error", err)
+		}
+	}
+	if d.Bus.NATS.IsConnected() {
+		d.Note(ctx, &pawlv1.Note{Kind: "stopped", Text: fmt.Sprintf("%s %s on %s", service, Version(), process())})
+	}
+}
+
+// process names this one.
+func process() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}

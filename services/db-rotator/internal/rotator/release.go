@@ -1,0 +1,272 @@
+package rotator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"pawl.dev/internal/effect"
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// Release ends the watch: every node has been reached, and on each of them every
+// handshake that began before the new password has ended, one way or the other.
+func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
+	o.guard(r.Credential, r.ID)
+	envelope, err := o.envelopes.Open(ctx, r.Credential.Name, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.reachPending(ctx, r, envelope); err != nil {
+		return nil, err
+	}
+	o.gather(r.Credential, r.ID, everywhereAt(r))
+	var mu sync.Mutex
+	var waits []error
+	err = o.onEach(ctx, r.Credential, "look for handshakes", func(ctx context.Context, s *primary) error {
+		left, err := handshakes(ctx, s, r.Credential.Role)
+		if err != nil {
+			return err
+		}
+		k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
+		err = o.inOrder(ctx, k, r.Events[saga.Contained].GetContained(), s, envelope)
+		if err == nil && left > 0 {
+			err = &saga.NotYet{Again: min(left+10*time.Millisecond, 10*time.Second), Why: "a handshake from before may last as long as authentication_timeout: whoever comes in by one is ended"}
+		}
+		if wait := new(saga.NotYet); errors.As(err, &wait) {
+			mu.Lock()
+			defer mu.Unlock()
+			waits = append(waits, wait)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return o.lastLook(ctx, r, s)
+	})
+	if err == nil {
+		err = saga.Join(waits)
+	}
+	return &pawlv1.Event{Summary: fmt.Sprintf("nobody can come in with what was stolen, on %s", everywhere(r.Credential))}, err
+}
+
+// everywhereAt is what was contained, by now on every server.
+func everywhereAt(r *service.Rotation) *pawlv1.Contained {
+	contained := proto.Clone(r.Events[saga.Contained].GetContained()).(*pawlv1.Contained)
+	for _, node := range r.Credential.Members() {
+		if contained.At == nil {
+			contained.At = map[string]*timestamppb.Timestamp{}
+		}
+		if contained.At[node.Name] == nil {
+			contained.At[node.Name] = timestamppb.Now()
+		}
+	}
+	return contained
+}
+
+// letIn is how long after the end of its handshake a session may take to show in
+// pg_stat_activity, where it can be ended.
+const letIn = 500 * time.Millisecond
+
+// lastLook ends whoever came in by a handshake that was the last to succeed: the
+// guard, whose process may have died, is not relied on.
+func (o *Rotator) lastLook(ctx context.Context, r *service.Rotation, s *primary) error {
+	contained, at := r.Events[saga.Contained].GetContained(), r.Staged().GetCommittedAt()
+	for _, server := range append([]*postgres.Admin{s.Admin}, s.replicas...) {
+		e := postgres.Eviction{Logins: stolen(contained)}
+		if !contained.GetClean() {
+			e.Returning, e.Since = contained.GetReturns(), returned(ctx, server, r.Credential, r.ID, at[server.Node])
+		}
+		err := untilNone(ctx, func(ctx context.Context) (bool, error) {
+			ended, err := server.Evict(ctx, e)
+			return len(ended) > 0, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inOrder checks one node. Where whoever slipped in has changed a login before he
+// was ended, it is refused once more, for as long as a handshake may last: each
+// that is under way with what he set could set it again. Then the login returns.
+func (o *Rotator) inOrder(ctx context.Context, k *containment, contained *pawlv1.Contained, s *primary, envelope *sealed.Credential) error {
+	returning, err := s.RoleState(ctx, envelope.User)
+	if err != nil {
+		return err
+	}
+	back := false
+	for _, login := range stolen(contained) {
+		role, err := s.RoleState(ctx, login)
+		if err != nil {
+			return err
+		}
+		back = back || role.CanLogin
+	}
+	switch {
+	case back || returning.CanLogin != returning.Verifier.Equal(envelope.Verifier):
+		effect.Warn(ctx, "%s: the logins are not as they were left: refused again", s.Node)
+		if err := k.refuseAgain(ctx, s); err != nil {
+			return err
+		}
+	case returning.CanLogin:
+		return nil
+	}
+	left, err := handshakes(ctx, s, k.fence.Role)
+	if err != nil {
+		return err
+	}
+	if left > 0 {
+		return &saga.NotYet{Again: min(left, 10*time.Second), Why: fmt.Sprintf("%s: somebody changed a login, which returns once no handshake from then can succeed", s.Node)}
+	}
+	return behindFence(ctx, s, k.fence, k.stillDue, func(ctx context.Context, tx *postgres.Tx) error {
+		return tx.SetVerifier(ctx, envelope.User, true, envelope.Verifier)
+	})
+}
+
+// handshakes is how long one may still succeed that had begun when the node last
+// passed the fence; 0: none can.
+func handshakes(ctx context.Context, s *primary, role string) (time.Duration, error) {
+	timeout, err := s.AuthenticationTimeout(ctx)
+	if err != nil {
+		return 0, err
+	}
+	stored, err := s.Stored(ctx, role)
+	return max(0, timeout+letIn-stored.Age), err
+}
+
+// refuseAgain refuses both logins on a node, and ends who is in.
+func (k *containment) refuseAgain(ctx context.Context, s *primary) error {
+	if err := k.refuse(ctx, s, true); err != nil {
+		return err
+	}
+	if err := k.empty(ctx, s.Admin); err != nil {
+		return err
+	}
+	if err := k.emptyReplicas(ctx, s); err != nil {
+		effect.Warn(ctx, "whoever is in on a replica stays until it can be reached: %v", err) // the application waits for none
+	}
+	return nil
+}
+
+// emptyReplicas ends the sessions on those replicas that replay in time.
+func (k *containment) emptyReplicas(ctx context.Context, s *primary) error {
+	if len(s.replicas) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	lsn, err := s.Position(ctx)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(s.replicas))
+	var all sync.WaitGroup
+	for i, replica := range s.replicas {
+		all.Go(func() {
+			if _, errs[i] = replica.AwaitReplay(ctx, lsn); errs[i] == nil {
+				errs[i] = k.evict(ctx, replica)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// stolen are the logins that do not return.
+func stolen(contained *pawlv1.Contained) []string {
+	return slices.DeleteFunc(slices.Clone(contained.GetLogins()), func(login string) bool { return login == contained.GetReturns() })
+}
+
+// holds reports whether the login can log in on the server with the new password.
+func holds(ctx context.Context, a *postgres.Admin, envelope *sealed.Credential) (bool, error) {
+	role, err := a.RoleState(ctx, envelope.User)
+	return err == nil && role.CanLogin && role.Verifier.Equal(envelope.Verifier), err
+}
+
+// reachPending does on the nodes that could not be reached before what was done
+// on the others. A replica that is late only has to replay: its primary, where
+// the application is back, is left in peace.
+func (o *Rotator) reachPending(ctx context.Context, r *service.Rotation, envelope *sealed.Credential) error {
+	pending := r.Pending()
+	if len(pending) == 0 {
+		return nil
+	}
+	var mu sync.Mutex
+	left := map[string]string{}
+	var all sync.WaitGroup
+	for _, node := range r.Credential.Nodes {
+		all.Go(func() {
+			for name, why := range o.reachSet(ctx, r, node, envelope, pending) {
+				mu.Lock()
+				left[name] = why
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if len(left) == 0 {
+		return nil
+	}
+	wait := &saga.NotYet{Again: time.Second, Why: "not contained yet: " + describe(left)}
+	for name := range left {
+		wait.Laggards = append(wait.Laggards, name)
+	}
+	slices.Sort(wait.Laggards)
+	return wait
+}
+
+// reachSet does so for a node and its replicas, and says what is left of them.
+func (o *Rotator) reachSet(ctx context.Context, r *service.Rotation, node inventory.Node, envelope *sealed.Credential, pending map[string]string) (left map[string]string) {
+	left = map[string]string{}
+	s, err := o.lead(ctx, r.Credential, node)
+	if err != nil {
+		if _, itself := pending[node.Name]; itself {
+			left[node.Name] = err.Error()
+		}
+		return left
+	}
+	if _, itself := pending[node.Name]; itself {
+		if err := o.reach(ctx, r, s, node, envelope); err != nil {
+			left[node.Name] = err.Error()
+			return left
+		}
+	}
+	for _, replica := range s.replicas {
+		if _, late := pending[replica.Node]; !late {
+			continue
+		}
+		if ours, err := holds(ctx, replica, envelope); err != nil {
+			left[replica.Node] = err.Error()
+		} else if !ours {
+			left[replica.Node] = "has yet to replay"
+		}
+	}
+	return left
+}
+
+// reach contains a node that is back, and issues the new password there, once.
+func (o *Rotator) reach(ctx context.Context, r *service.Rotation, s *primary, node inventory.Node, envelope *sealed.Credential) error {
+	if ours, err := holds(ctx, s.Admin, envelope); err != nil || ours {
+		return err
+	}
+	k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
+	k.on(ctx, []inventory.Node{node})
+	k.seen.settle(ctx)
+	if why := k.found.Pending[node.Name]; why != "" {
+		return fmt.Errorf("%s", why)
+	}
+	return o.issueOn(ctx, r, []inventory.Node{node}, envelope, map[string]*timestamppb.Timestamp{})
+}
