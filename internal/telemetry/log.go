@@ -11,7 +11,13 @@ import (
 // NewLogger returns a JSON logger whose lines name the service and, where ctx
 // has a span, the trace.
 func NewLogger(w io.Writer, service string, level slog.Level) *slog.Logger {
-	return slog.New(traced{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}).With("service", service)
+	return slog.New(NewHandler(w, level)).With("service", service)
+}
+
+// NewHandler returns what writes such lines, one at a time. Loggers that share a
+// writer share the handler, else they write into each other's lines.
+func NewHandler(w io.Writer, level slog.Level) slog.Handler {
+	return traced{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}
 }
 
 type traced struct{ slog.Handler }

@@ -48,7 +48,8 @@ func Up(ctx context.Context, o UpOptions) error {
 	if err != nil {
 		return err
 	}
-	log := func(name string) *slog.Logger { return telemetry.NewLogger(o.Log, name, o.Level) }
+	lines := slog.New(telemetry.NewHandler(o.Log, o.Level))
+	log := func(name string) *slog.Logger { return lines.With("service", name) }
 	for _, w := range inv.Warnings {
 		log("pawl").Warn(w)
 	}
