@@ -1,6 +1,7 @@
 package agenda
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -80,6 +81,29 @@ func TestWhatPreflightRefusesIsNotedAndTriedAgain(t *testing.T) {
 	p.await(1)
 	if p.told("overdue a") != 1 {
 		t.Errorf("told %d times that it is overdue", p.told("overdue a"))
+	}
+}
+
+// A replica that dies between its entry in the budget and the beginning leaves a
+// turn that no log tells of.
+func TestPairIsKeptApartFromATurnThatHasNotBegunYet(t *testing.T) {
+	y := newYear(t, 1)
+	y.restart()
+	room := func(name string) bool {
+		for {
+			free, err := y.replicas[0].take(t.Context(), turn{credential: name, rotation: "of-" + name, follows: map[string]string{name: ""}}, y.clock)
+			if !errors.Is(err, errDied) {
+				if err != nil {
+					t.Error(err)
+				}
+				return free
+			}
+		}
+	}
+	for name, want := range map[string]bool{"c-0701": false, "c-0702": true} { // c-0700 and c-0701 are a pair
+		if room("c-0700"); room(name) != want {
+			t.Errorf("%s beside c-0700: there should be room: %v", name, want)
+		}
 	}
 }
 
