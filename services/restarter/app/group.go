@@ -198,10 +198,7 @@ func notYet(r *service.Rotation, why string, laggards []string) *saga.NotYet {
 
 // sum is the step's line for people.
 func (t turn) sum() string {
-	text := fmt.Sprintf("%d consumers restarted", len(t.consumers))
-	if len(t.consumers) == 1 {
-		text = "1 consumer restarted"
-	}
+	text := service.Count(len(t.consumers), "consumer") + " restarted"
 	switch {
 	case t.left > 0 && len(t.consumers) == 0:
 		return "nothing to restart: others of the group do it, or nobody needs it"

@@ -11,6 +11,7 @@ import (
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	"pawl.dev/services/verifier/internal/probe"
 )
@@ -144,7 +145,7 @@ func describeUses(uses map[string]int) string {
 	}
 	var texts []string
 	for login, n := range uses {
-		texts = append(texts, fmt.Sprintf("%s as %q", count(n, "session"), login))
+		texts = append(texts, fmt.Sprintf("%s as %q", service.Count(n, "session"), login))
 	}
 	slices.Sort(texts)
 	return strings.Join(texts, ", ")

@@ -37,7 +37,7 @@ func (a *app) confirm(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if err != nil {
 		return nil, err
 	}
-	summary := fmt.Sprintf("%s carries the new password on %s", cred.User, count(len(r.Credential.Members()), "node"))
+	summary := fmt.Sprintf("%s carries the new password on %s", cred.User, service.Count(len(r.Credential.Members()), "node"))
 	if alternates(r) {
 		summary += ", " + r.Requested().GetBasisUser() + " cannot log in"
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/service"
 	"pawl.dev/services/verifier/internal/probe"
 )
 
@@ -71,7 +72,7 @@ func checkRoom(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r *
 	short := func(left int, of, fix string) {
 		if left < needed {
 			fits = false
-			r.refuse("%s needs %s, %s has %d left: %s%s", what, count(needed, "connection"), of, left, fix, instead)
+			r.refuse("%s needs %s, %s has %d left: %s%s", what, service.Count(needed, "connection"), of, left, fix, instead)
 		}
 	}
 	short(free, by, "raise it")
@@ -79,16 +80,16 @@ func checkRoom(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r *
 		short(l.Left, "the CONNECTION LIMIT of "+quote(l.Login), "raise that of both logins")
 	}
 	if fits {
-		r.find("%s needs %s, and there is room", what, count(needed, "connection"))
+		r.find("%s needs %s, and there is room", what, service.Count(needed, "connection"))
 	}
 	if c.Strategy != inventory.Alternating {
 		return
 	}
 	switch {
 	case free < largest:
-		r.refuse("while the largest consumer restarts, %s may stand beside as many old ones, and %s has %d left: raise it, or close sessions", count(largest, "new session"), by, free)
+		r.refuse("while the largest consumer restarts, %s may stand beside as many old ones, and %s has %d left: raise it, or close sessions", service.Count(largest, "new session"), by, free)
 	case free < sessions:
-		r.find("warning: the applications have %s, and %s has %d left: restart no two of them at once", count(sessions, "session"), by, free)
+		r.find("warning: the applications have %s, and %s has %d left: restart no two of them at once", service.Count(sessions, "session"), by, free)
 	}
 }
 

@@ -29,7 +29,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 	if err := onEach(r.Reached(r.Credential.Nodes), func(primary inventory.Node) error { return a.probeSet(ctx, r, primary, cred) }); err != nil {
 		return nil, err
 	}
-	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %d probes passed", cred.User, count(len(r.Credential.Members()), "node"), len(probe.For(r.Credential)))}
+	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %s passed", cred.User, service.Count(len(r.Credential.Members()), "node"), service.Count(len(probe.For(r.Credential)), "probe"))}
 	if r.State.Flow.Name == saga.Adopt {
 		return event, nil
 	}
@@ -38,7 +38,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 		return nil, err
 	}
 	event.Detail = &pawlv1.Event_Proof{Proof: proof}
-	event.Summary += ", " + count(len(proof.GetConsumers()), "consumer") + " proven"
+	event.Summary += ", " + service.Count(len(proof.GetConsumers()), "consumer") + " proven"
 	return event, nil
 }
 
@@ -137,11 +137,4 @@ func explainLogin(err error, user string, node inventory.Node) error {
 		return saga.Permanentf("%s: pg_hba lets %q in without proof of the password (trust, peer, or another method than SCRAM), so its login proves nothing: find its line in pg_hba.conf, %s", node.Name, user, hbaFix)
 	}
 	return probe.Explain(fmt.Sprintf("%s: log in as %q", node.Name, user), err)
-}
-
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -15,6 +15,7 @@ import (
 	"pawl.dev/cmd/pawl/internal/glass"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	dbrotator "pawl.dev/services/db-rotator/app"
 )
@@ -96,7 +97,7 @@ func breakGlass(cmd *cobra.Command, name, reason string) error {
 		for _, node := range slices.Sorted(maps.Keys(contained.GetAt())) {
 			fmt.Fprintf(w, "%s: %s refused\n", node, strings.Join(contained.GetLogins(), ", "))
 		}
-		_, err := fmt.Fprintf(w, "%d sessions ended\n", contained.GetSessions())
+		_, err := fmt.Fprintf(w, "%s ended\n", service.Count(contained.GetSessions(), "session"))
 		return err
 	})
 	if gathered := dbrotator.Gather(cmd.Context(), all[0], contained, record); gathered != nil {

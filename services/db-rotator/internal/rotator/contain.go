@@ -40,7 +40,7 @@ func (o *Rotator) Contain(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 		return nil, fmt.Errorf("contained on no primary: %s", describe(k.found.Pending))
 	}
 	k.decide(r)
-	summary := fmt.Sprintf("%s refused on %s, %d sessions ended", strings.Join(k.found.Logins, " and "), strings.Join(slices.Sorted(maps.Keys(k.found.At)), ", "), k.found.Sessions)
+	summary := fmt.Sprintf("%s refused on %s, %s ended", strings.Join(k.found.Logins, " and "), strings.Join(slices.Sorted(maps.Keys(k.found.At)), ", "), service.Count(k.found.Sessions, "session"))
 	if r.State.Flow.Name != saga.Lock {
 		summary += fmt.Sprintf("; %q returns", k.found.Returns)
 	}
