@@ -193,7 +193,7 @@ func (l *loop) run(ctx context.Context, m jetstream.Msg, r *Rotation) (*pawlv1.E
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	go heartbeat(ctx, m, l.ackWait/3)
+	go Heartbeat(ctx, m, l.ackWait)
 	result, err := l.service.Steps[r.Step.Name](ctx, r)
 	if err != nil && ctx.Err() != nil && !saga.IsPermanent(err) {
 		err = fmt.Errorf("not done within %v: %w", Limit(r.Step, r.Requested()), err)
@@ -320,10 +320,11 @@ func retry(delivered uint64) time.Duration {
 	return base/2 + rand.N(base/2+1)
 }
 
-// heartbeat keeps the message ours while it is worked on. It stops at the
-// effect's deadline, so that a hung effect does not hold the message for ever.
-func heartbeat(ctx context.Context, m jetstream.Msg, every time.Duration) {
-	tick := time.NewTicker(every)
+// Heartbeat keeps a message ours while it is worked on, so that no other replica
+// gets it before ackWait after our death. It returns when ctx ends: let that be
+// bounded, so that a hung effect does not hold the message for ever.
+func Heartbeat(ctx context.Context, m jetstream.Msg, ackWait time.Duration) {
+	tick := time.NewTicker(ackWait / 3)
 	defer tick.Stop()
 	for {
 		select {

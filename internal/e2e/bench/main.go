@@ -37,7 +37,7 @@ func main() {
 	flag.IntVar(&o.counted, "counted", 20, "rotations in which ALTERs, logins and messages are counted")
 	flag.IntVar(&o.credentials, "credentials", 1000, "credentials in pawl.yaml where memory is measured, at least 50; 0: leave that out")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of `pawl up` under load to this file")
-	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, emergency, schedule or memory")
+	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, emergency, schedule or memory")
 	flag.StringVar(&o.up, "up", "", "be `pawl up` with this pawl.yaml, profiled; the bench starts itself so")
 	flag.Parse()
 
@@ -103,6 +103,11 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	if o.wants("clusters") {
 		if r.clusters, err = r.measureClusters(ctx, b, server, filepath.Join(dir, "clusters")); err != nil {
+			return err
+		}
+	}
+	if o.wants("bus") {
+		if r.buses, err = r.measureBuses(ctx, b, server, filepath.Join(dir, "bus")); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ type report struct {
 	where       map[int]map[string]breakdown // by number at once and strategy
 	counted     []counted
 	clusters    *clusters // nil: left out, like the others
+	buses       *buses
 	emergency   *emergency
 	schedule    *schedules
 	memory      *memory
@@ -85,7 +86,7 @@ func (r *report) write(w io.Writer) error {
 	return document.Execute(w, map[string]any{
 		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
 		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
-		"Where": r.whereTables(), "C": r.clusters, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
 	})
 }
 
@@ -263,7 +264,15 @@ grows with the nodes, it is for the want of cores: so compare how much more Pawl
 {{.Credentials}} credentials on {{$.ManyNodes}} nodes each, 8 at a time: all rotated once in {{printf "%.0f" .Took.Seconds}} s, {{printf "%.1f" .PerSecond}} per second;
 p50 {{printf "%.0f" .P50}} ms, p99 {{printf "%.0f" .P99}} ms. Afterwards ` + "`pawl up`" + ` holds {{mb .Rested.Now}} MB, and for {{$.IdleLook}} took {{printf "%.1f" .IdlePercent}} % of one core to
 compare all of them with their nodes.
-{{end}}{{end}}{{end}}{{with .Stolen}}
+{{end}}{{end}}{{end}}{{with .B}}
+## A bus of one server, and of three
+
+Stock nats-servers with what ` + "`pawl nats-config`" + ` writes: TLS both ways, every write synced and encrypted, and with three servers a majority of them has it. One alternating credential at a time; all servers share this machine's cores and its disk.
+
+| nats-servers | p50 ms | p99 ms | p50 ÷ that on one |
+|---|---|---|---|
+{{range .Rows}}{{.}}
+{{end}}{{end}}{{with .Stolen}}
 ## Emergencies
 
 {{$.Live}} sessions of the stolen login on {{$.ContainedNodes}} nodes, {{$.Containments}} emergencies of each strategy, one after the other. Bare: NOLOGIN and pg_terminate_backend until nobody is left, by superusers who are logged in. Contained: from sending the request to hearing that nobody is logged in, or can be. Verified: until every consumer is back.

@@ -31,6 +31,10 @@ import (
 // preflight: they may be starting.
 const patience = 20 * time.Second
 
+// longest is how long a request is worked on without being given to another replica:
+// more than a preflight takes.
+const longest = time.Minute
+
 // beginPoint is where the crash tests kill the scheduler as it begins a rotation.
 const beginPoint = "begin.append"
 
@@ -58,12 +62,13 @@ func (c *Clerk) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		ackWait := consumer.CachedInfo().Config.AckWait
 		slots := make(chan struct{}, 64) // an emergency waits for no request
 		consuming, err := consumer.Consume(func(m jetstream.Msg) {
 			slots <- struct{}{}
 			go func() {
 				defer func() { <-slots }()
-				c.handle(ctx, m)
+				c.handle(ctx, m, ackWait)
 			}()
 		}, jetstream.PullMaxMessages(128))
 		if err != nil {
@@ -90,7 +95,10 @@ type request struct {
 	follows    map[string]string // of a schedule's: each member's newest rotation
 }
 
-func (c *Clerk) handle(ctx context.Context, m jetstream.Msg) {
+func (c *Clerk) handle(ctx context.Context, m jetstream.Msg, ackWait time.Duration) {
+	working, done := context.WithTimeout(ctx, longest)
+	defer done()
+	go service.Heartbeat(working, m, ackWait)
 	meta, err := m.Metadata()
 	if err != nil {
 		c.d.Log.Error("request without metadata", "error", err)
@@ -192,13 +200,33 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 // admit starts a rotation, of all the members or of none, unless something
 // stands in the way of one.
 func (c *Clerk) admit(ctx context.Context, q *request, members []*member) (*pawlv1.Answer, time.Duration, error) {
+	begun, err := c.begun(ctx, q) // and only the acknowledgement was lost
+	if err != nil || begun != nil {
+		return begun, 0, err
+	}
+	answer, again, err := c.consider(ctx, q, members)
+	if answer.GetOutcome() != pawlv1.Outcome_OUTCOME_REJECTED || err != nil {
+		return answer, again, err
+	}
+	// Who was asleep meanwhile may see what another replica, which was given the
+	// request then, has begun: what is in the way is the rotation itself.
+	if begun, err = c.begun(ctx, q); err != nil || begun != nil {
+		return begun, 0, err
+	}
+	return answer, again, nil
+}
+
+// begun is the answer where the request's rotation has begun; nil: it has not.
+func (c *Clerk) begun(ctx context.Context, q *request) (*pawlv1.Answer, error) {
 	mine, err := c.d.Bus.ReadRotation(ctx, q.credential, q.rotation)
-	if err != nil {
-		return nil, 0, err
+	if err != nil || len(mine.Records) == 0 {
+		return nil, err
 	}
-	if len(mine.Records) > 0 {
-		return accepted(q.rotation), 0, nil // admitted before; only the acknowledgement was lost
-	}
+	return accepted(q.rotation), nil
+}
+
+// consider begins the rotation, or finds what is in the way.
+func (c *Clerk) consider(ctx context.Context, q *request, members []*member) (*pawlv1.Answer, time.Duration, error) {
 	for _, m := range members {
 		refusal, err := c.look(ctx, q, m)
 		if err != nil || refusal != nil {
@@ -212,7 +240,7 @@ func (c *Clerk) admit(ctx context.Context, q *request, members []*member) (*pawl
 	if reasons != "" {
 		return rejected(reasons), 0, nil
 	}
-	err = c.begin(ctx, q, members)
+	err := c.begin(ctx, q, members)
 	if errors.Is(err, bus.ErrConflict) {
 		return nil, 10 * time.Millisecond, nil // look again: most likely another request was first
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -127,6 +128,29 @@ func TestRacingRequestsBeginOneRotation(t *testing.T) {
 	}
 	if log := o.newest("c"); log.Rotation != began {
 		t.Errorf("c turns in %s, not in %s", log.Rotation, began)
+	}
+}
+
+// A replica that was stopped while it looked, and given up, wakes up and finds in
+// the way what another one has begun for the same request.
+func TestReplicaThatWakesUpLateRejectsNothingThatHasBegun(t *testing.T) {
+	o := open(t, shop)
+	o.adopts("c")
+	q := &request{id: "q", credential: "c", rotation: "r-1", at: time.Now(), delivered: 1, body: &pawlv1.Request{Action: pawlv1.Action_ACTION_ROTATE}}
+	members, err := o.clerk.together(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.refuses(saga.Verifier, "c", "primary", "is down")
+	o.meanwhile = func() {
+		begin := &pawlv1.Event{Detail: &pawlv1.Event_Requested{Requested: &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Flow: saga.Alternating, Generation: 2, Role: "c"}}}
+		if _, err := o.scheduler.Append(t.Context(), "c", "r-1", saga.Requested, begin, nil, members[0].log.LastSeq()); err != nil {
+			t.Error(err)
+		}
+	}
+	answer, _, err := o.clerk.admit(t.Context(), q, members)
+	if err != nil || answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED || answer.GetRotation() != "r-1" {
+		t.Errorf("%v, %v", answer, err)
 	}
 }
 

@@ -30,12 +30,15 @@ type office struct {
 	scheduler *bus.Bus
 	owners    map[string]*bus.Bus
 	operator  *bus.Bus
+	clerk     *Clerk
 	inventory *inventory.Inventory
 	spans     *tracetest.InMemoryExporter
 
 	mu     sync.Mutex
 	refuse map[string]*pawlv1.Check // by service and credential
 	asked  []string                 // service, credential and the rotations to open
+	// meanwhile is done while the db-rotator looks, once.
+	meanwhile func()
 }
 
 // open starts a clerk for credentials of that name, those with a group in it.
@@ -60,9 +63,9 @@ func open(t *testing.T, groups map[string]string) *office {
 	tracing := trace.NewTracerProvider(trace.WithSyncer(o.spans))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	clerk := New(service.Dependencies{Inventory: o.inventory, Bus: o.scheduler, Log: slog.New(slog.DiscardHandler), Metrics: metrics,
+	o.clerk = New(service.Dependencies{Inventory: o.inventory, Bus: o.scheduler, Log: slog.New(slog.DiscardHandler), Metrics: metrics,
 		Tracer: tracing.Tracer("test"), Note: func(context.Context, *pawlv1.Note) {}})
-	go func() { ended <- clerk.Run(ctx) }()
+	go func() { ended <- o.clerk.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -79,6 +82,10 @@ func (o *office) play(name string) {
 		credential := strings.Split(m.Subject, ".")[3]
 		o.mu.Lock()
 		defer o.mu.Unlock()
+		if do := o.meanwhile; do != nil && name == saga.DBRotator {
+			o.meanwhile = nil
+			do()
+		}
 		o.asked = append(o.asked, strings.TrimSpace(name+" "+credential+" "+string(m.Data)))
 		found := &pawlv1.Findings{Checks: []*pawlv1.Check{{Service: name, Target: "all", Finding: "is well"}}}
 		if no := o.refuse[name+" "+credential]; no != nil {

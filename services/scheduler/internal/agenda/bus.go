@@ -40,7 +40,7 @@ func (a *Agenda) Run(ctx context.Context, d service.Dependencies) error {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots }()
-			a.receive(ctx, m)
+			a.receive(ctx, m, consumer.CachedInfo().Config.AckWait)
 		}()
 	}, jetstream.PullMaxMessages(4*atOnce))
 	if err != nil {
@@ -51,7 +51,14 @@ func (a *Agenda) Run(ctx context.Context, d service.Dependencies) error {
 	return nil
 }
 
-func (a *Agenda) receive(ctx context.Context, m jetstream.Msg) {
+// longest is how long a timer is worked on without being given to another replica:
+// more than a preflight takes.
+const longest = time.Minute
+
+func (a *Agenda) receive(ctx context.Context, m jetstream.Msg, ackWait time.Duration) {
+	working, done := context.WithTimeout(ctx, longest)
+	defer done()
+	go service.Heartbeat(working, m, ackWait)
 	meta, err := m.Metadata()
 	if err != nil {
 		a.log.Error("timer without metadata", "error", err)
