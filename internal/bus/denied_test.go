@@ -30,8 +30,11 @@ func TestDenialEndsTheCallAtOnce(t *testing.T) {
 		"Append":    {bus.LogSubject("c", "r", saga.Verified), func() error { _, err := b.Append(ctx, "c", "r", saga.Verified, &pawlv1.Event{}, nil, 0); return err }},
 		"AppendAll": {bus.LogSubject("c", "r", saga.Verified), func() error { return b.AppendAll(ctx, "r", saga.Verified, parts(nil, "c", "d")) }},
 		"Stream":    {"$JS.API.STREAM.INFO." + bus.StreamSealed, func() error { _, err := b.Stream(ctx, bus.StreamSealed); return err }},
-		"Bind":      {"$JS.API.CONSUMER.INFO." + bus.StreamLog + "." + saga.Verifier, func() error { _, err := service.Bind(ctx, b, bus.StreamLog, saga.Verifier); return err }},
-		"Ask":       {bus.CheckSubject(saga.Verifier, "c"), func() error { _, err := service.Ask(ctx, b, bus.CheckSubject(saga.Verifier, "c")); return err }},
+		"Consume": {"$JS.API.CONSUMER.INFO." + bus.StreamLog + "." + saga.Verifier, func() error {
+			_, err := service.Consume(ctx, service.Dependencies{Bus: b}, bus.StreamLog, saga.Verifier, nil)
+			return err
+		}},
+		"Ask": {bus.CheckSubject(saga.Verifier, "c"), func() error { _, err := service.Ask(ctx, b, bus.CheckSubject(saga.Verifier, "c")); return err }},
 	} {
 		err := c.do()
 		if !errors.Is(err, bus.ErrNotPermitted) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not permitted to publish on "+c.subject) {

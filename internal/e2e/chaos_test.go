@@ -108,7 +108,7 @@ func (w *world) onceInChaos(ctx context.Context, name string, k kind) (saga.Even
 	for rotation == "" { // refused while a server is down: asked again, as a person would
 		answer, err := w.client.Ask(ctx, name, rotate)
 		if ctx.Err() != nil {
-			return "", fmt.Errorf("never accepted: %v %w", answer, ctx.Err())
+			return "", fmt.Errorf("never accepted: %v, %w", answer, errors.Join(err, ctx.Err()))
 		}
 		if err == nil && answer.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED {
 			rotation = answer.GetRotation()

@@ -33,7 +33,7 @@ const (
 // handle reacts to a trigger: an event of the log, or a wake-up. The trigger's
 // content does not matter, only which credential it is about: the log decides.
 // It settles the message in every case but death.
-func (l *loop) handle(ctx context.Context, m jetstream.Msg, credential string) {
+func (l *loop) handle(ctx context.Context, m Message, credential string) {
 	meta, err := m.Metadata()
 	if err != nil {
 		l.log.Error("message without metadata", "subject", m.Subject(), "error", err)
@@ -64,7 +64,7 @@ func (l *loop) handle(ctx context.Context, m jetstream.Msg, credential string) {
 
 // advance folds the log, and does the step that is due if it is ours. It
 // returns 0 when the trigger has served its purpose.
-func (l *loop) advance(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, credential string) (again time.Duration, err error) {
+func (l *loop) advance(ctx context.Context, m Message, meta *jetstream.MsgMetadata, credential string) (again time.Duration, err error) {
 	for {
 		log, err := l.deps.Bus.ReadNewest(ctx, credential)
 		if err != nil {
@@ -105,7 +105,7 @@ func (l *loop) advance(ctx context.Context, m jetstream.Msg, meta *jetstream.Msg
 
 // performable is perform, which something urgent may interrupt: then the log has
 // moved on, or is about to.
-func (l *loop) performable(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
+func (l *loop) performable(ctx context.Context, m Message, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
 	if state.Flow.Urgent {
 		return l.perform(ctx, m, meta, log, state, step)
 	}
@@ -120,7 +120,7 @@ func (l *loop) performable(ctx context.Context, m jetstream.Msg, meta *jetstream
 }
 
 // perform does one step and appends its result.
-func (l *loop) perform(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
+func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
 	r := l.rotation(log, state, step)
 	ctx, span := l.startSpan(ctx, m, meta, log, state, step)
 	defer span.End()
@@ -183,7 +183,7 @@ func (l *loop) perform(ctx context.Context, m jetstream.Msg, meta *jetstream.Msg
 }
 
 // run calls the handler within the effect's own deadline.
-func (l *loop) run(ctx context.Context, m jetstream.Msg, r *Rotation) (*pawlv1.Event, error) {
+func (l *loop) run(ctx context.Context, m Message, r *Rotation) (*pawlv1.Event, error) {
 	if r.Credential == nil {
 		return nil, saga.Permanentf("credential %q is no longer in pawl.yaml: put it back until the rotation has ended", l.credentialOf(r))
 	}
@@ -193,7 +193,7 @@ func (l *loop) run(ctx context.Context, m jetstream.Msg, r *Rotation) (*pawlv1.E
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	go Heartbeat(ctx, m, l.ackWait)
+	go m.Heartbeat(ctx)
 	result, err := l.service.Steps[r.Step.Name](ctx, r)
 	if err != nil && ctx.Err() != nil && !saga.IsPermanent(err) {
 		err = fmt.Errorf("not done within %v: %w", Limit(r.Step, r.Requested()), err)
@@ -257,7 +257,7 @@ func (l *loop) append(ctx context.Context, log bus.Log, e saga.Event, body *pawl
 // startSpan makes the picture flat: every step hangs under requested, or, once
 // the rotation has turned round, under the event that turned it; the message
 // that triggered it is a link.
-func (l *loop) startSpan(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (context.Context, trace.Span) {
+func (l *loop) startSpan(ctx context.Context, m Message, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (context.Context, trace.Span) {
 	return l.tracer.Start(AnchorContext(ctx, log, state), step.Name, trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithLinks(trace.Link{SpanContext: telemetry.Extract(m.Headers())}),
 		trace.WithAttributes(
@@ -318,20 +318,4 @@ func (l *loop) credentialOf(r *Rotation) string {
 func retry(delivered uint64) time.Duration {
 	base := min(longestRetry, 50*time.Millisecond<<min(delivered, 12))
 	return base/2 + rand.N(base/2+1)
-}
-
-// Heartbeat keeps a message ours while it is worked on, so that no other replica
-// gets it before ackWait after our death. It returns when ctx ends: let that be
-// bounded, so that a hung effect does not hold the message for ever.
-func Heartbeat(ctx context.Context, m jetstream.Msg, ackWait time.Duration) {
-	tick := time.NewTicker(ackWait / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			_ = m.InProgress() // a lost heartbeat only means a redelivery
-		}
-	}
 }

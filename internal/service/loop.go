@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -32,7 +31,6 @@ type loop struct {
 	tracer      trace.Tracer
 	metrics     *telemetry.Metrics
 	instance    string
-	ackWait     time.Duration
 	credentials keyedMutex
 	working     interruptible
 	lastWait    lastText
@@ -90,12 +88,7 @@ func (s *Service) complete() error {
 }
 
 func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers chan struct{}, working *sync.WaitGroup) (stop func(), err error) {
-	consumer, err := Bind(ctx, l.deps.Bus, c.Stream, c.Config.Durable)
-	if err != nil {
-		return nil, err
-	}
-	l.ackWait = consumer.CachedInfo().Config.AckWait
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+	return Consume(ctx, l.deps, c.Stream, c.Config.Durable, func(m Message) {
 		if bus.Urgent(m.Headers()) != urgent {
 			_ = m.Ack() // the other consumer's; one that gets lost comes again
 			return
@@ -111,39 +104,6 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers
 			l.handle(ctx, m, credential)
 		}()
 	}, jetstream.PullMaxMessages(2*atOnce), jetstream.PullExpiry(30*time.Second))
-	if err != nil {
-		return nil, fmt.Errorf("consumer %s of %s: %w", c.Config.Durable, c.Stream, err)
-	}
-	return consuming.Stop, nil
-}
-
-// Bind opens a durable consumer that the provisioning step makes. It waits for
-// a minute: the bus may be starting, too.
-func Bind(ctx context.Context, b *bus.Bus, stream, durable string) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		once, done := bus.Bound(ctx)
-		var consumer jetstream.Consumer
-		err := b.Permitted(once, func(ctx context.Context) (err error) {
-			consumer, err = b.JetStream.Consumer(ctx, stream, durable)
-			return err
-		}, "$JS.API.CONSUMER.INFO."+stream+"."+durable)
-		done()
-		if err == nil {
-			return consumer, nil
-		}
-		if errors.Is(err, bus.ErrNotPermitted) {
-			return nil, fmt.Errorf("consumer %s of %s: %w: does the server know this version's permissions? (`pawl nats-config` writes them)", durable, stream, err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("consumer %s of %s: %w (is NATS up and provisioned, and does this user own the consumer?)", durable, stream, err)
-		case <-tick.C:
-		}
-	}
 }
 
 // credentialIn returns the credential of a log subject

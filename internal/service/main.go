@@ -104,6 +104,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := b.Connected(ctx); err != nil {
 		return err
 	}
+	go b.Roam(ctx, o.Log)
 	d := Dependencies{Inventory: o.Inventory, Log: o.Log, Bus: b, Metrics: o.Metrics, Tracer: tracing.Tracer("pawl.dev/services/" + o.Name), Note: note(b, o.Name, o.Log)}
 	if slices.Contains(sealed.Recipients, o.Name) {
 		keys, err := sealed.LoadKeys(o.Inventory.KeysDir, o.Name)

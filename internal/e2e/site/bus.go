@@ -16,8 +16,8 @@ import (
 	"pawl.dev/internal/telemetry"
 )
 
-// NewOnServers is New on a cluster of stock nats-servers, configured as `pawl
-// nats-config` does.
+// NewOnServers is NewCluster on a bus of stock nats-servers, configured as `pawl
+// nats-config` does. Isolate cuts one of them off.
 func NewOnServers(ctx context.Context, dir string, servers int, nodes []Node, otlp string, credentials []Credential) (*Site, error) {
 	s := &Site{Dir: dir, Nodes: nodes, Postgres: nodes[0].Server, File: filepath.Join(dir, "pawl.yaml")}
 	for i := range servers {
@@ -31,7 +31,10 @@ func NewOnServers(ctx context.Context, dir string, servers int, nodes []Node, ot
 		}
 		s.Servers = append(s.Servers, n)
 	}
-	return s, s.write(ctx, otlp, credentials)
+	if err := s.write(ctx, otlp, credentials); err != nil {
+		return nil, err
+	}
+	return s, s.divide()
 }
 
 // bus is what pawl.yaml says of it.
@@ -56,6 +59,7 @@ func (s *Site) startBus(f *Fleet, binaries string, ackWait time.Duration) error 
 		f.keep("natsd", filepath.Join(binaries, "natsd"), []string{"-c", s.File, "-ack-wait", ackWait.String()}, nil)
 		return nil
 	}
+	context.AfterFunc(f.ctx, s.routes.close)
 	for _, n := range s.Servers {
 		f.keep(n.Name, filepath.Join(binaries, "nats-server"), []string{"-c", filepath.Join(s.natsDir(), n.Name, "nats.conf")}, nil)
 	}

@@ -50,11 +50,11 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 		subject = bus.EmergencySubject(credential)
 	}
 	request := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
-	for stored := false; ; {
+	unstored := errors.New("not published")
+	for {
 		once, cancel := context.WithTimeout(ctx, 2*time.Second)
-		if !stored { // again with the same id, until it is acknowledged
-			_, err := c.JetStream.PublishMsg(once, request)
-			stored = err == nil
+		if unstored != nil { // again with the same id, until it is acknowledged
+			_, unstored = c.JetStream.PublishMsg(once, request)
 		}
 		m, err := answers.NextMsgWithContext(once)
 		cancel()
@@ -66,7 +66,7 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 			return answer, bus.Decode(m.Header, m.Data, answer)
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("no answer to the request for %s: %w", credential, ctx.Err())
+			return nil, fmt.Errorf("no answer to the request for %s: %w (acknowledged: %v; last reading: %v)", credential, ctx.Err(), unstored == nil, errors.Join(unstored, err))
 		}
 	}
 }

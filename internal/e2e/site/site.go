@@ -88,6 +88,8 @@ type Site struct {
 	File      string           // pawl.yaml
 	Inventory *inventory.Inventory
 	Servers   []natsconf.Node // of the bus; none: the embedded one
+
+	routes partitions // between Servers
 }
 
 // New is NewCluster with one node, "primary".

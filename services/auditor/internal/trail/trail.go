@@ -45,16 +45,12 @@ func (t *Trail) Run(ctx context.Context) error {
 		stream string
 		record func(context.Context, jetstream.Msg, *pawlv1.AuditRecord) error
 	}{{bus.StreamLog, t.event}, {bus.StreamNote, t.note}, {bus.StreamDead, t.note}} {
-		consumer, err := service.Bind(ctx, t.d.Bus, of.stream, saga.Auditor)
+		// One at a time, in stored order.
+		stop, err := service.Consume(ctx, t.d, of.stream, saga.Auditor, func(m service.Message) { t.keep(ctx, m, of.record) }, jetstream.PullMaxMessages(256))
 		if err != nil {
 			return err
 		}
-		// One at a time, in stored order.
-		consuming, err := consumer.Consume(func(m jetstream.Msg) { t.keep(ctx, m, of.record) }, jetstream.PullMaxMessages(256))
-		if err != nil {
-			return fmt.Errorf("trail of %s: %w", of.stream, err)
-		}
-		defer consuming.Stop()
+		defer stop()
 	}
 	<-ctx.Done()
 	return nil

@@ -58,23 +58,18 @@ func (c *Clerk) Run(ctx context.Context) error {
 	}
 	defer stop()
 	for stream, durable := range map[string]string{bus.StreamRequest: bus.ConsumerRequests, bus.StreamEmergency: bus.ConsumerEmergencies} {
-		consumer, err := service.Bind(ctx, c.d.Bus, stream, durable)
-		if err != nil {
-			return err
-		}
-		ackWait := consumer.CachedInfo().Config.AckWait
 		slots := make(chan struct{}, 64) // an emergency waits for no request
-		consuming, err := consumer.Consume(func(m jetstream.Msg) {
+		stop, err := service.Consume(ctx, c.d, stream, durable, func(m service.Message) {
 			slots <- struct{}{}
 			go func() {
 				defer func() { <-slots }()
-				c.handle(ctx, m, ackWait)
+				c.handle(ctx, m)
 			}()
 		}, jetstream.PullMaxMessages(128))
 		if err != nil {
-			return fmt.Errorf("%s: %w", durable, err)
+			return err
 		}
-		defer consuming.Stop()
+		defer stop()
 	}
 	<-ctx.Done()
 	return nil
@@ -95,10 +90,10 @@ type request struct {
 	follows    map[string]string // of a schedule's: each member's newest rotation
 }
 
-func (c *Clerk) handle(ctx context.Context, m jetstream.Msg, ackWait time.Duration) {
+func (c *Clerk) handle(ctx context.Context, m service.Message) {
 	working, done := context.WithTimeout(ctx, longest)
 	defer done()
-	go service.Heartbeat(working, m, ackWait)
+	go m.Heartbeat(working)
 	meta, err := m.Metadata()
 	if err != nil {
 		c.d.Log.Error("request without metadata", "error", err)

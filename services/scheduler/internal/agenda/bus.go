@@ -31,22 +31,18 @@ func (a *Agenda) Run(ctx context.Context, d service.Dependencies) error {
 	if err := a.observe(d.Metrics); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
-	consumer, err := service.Bind(ctx, d.Bus, bus.StreamTimer, bus.ConsumerDues)
-	if err != nil {
-		return err
-	}
 	slots := make(chan struct{}, atOnce)
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+	stop, err := service.Consume(ctx, d, bus.StreamTimer, bus.ConsumerDues, func(m service.Message) {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots }()
-			a.receive(ctx, m, consumer.CachedInfo().Config.AckWait)
+			a.receive(ctx, m)
 		}()
 	}, jetstream.PullMaxMessages(4*atOnce))
 	if err != nil {
-		return fmt.Errorf("consumer %s: %w", bus.ConsumerDues, err)
+		return err
 	}
-	defer consuming.Stop()
+	defer stop()
 	<-ctx.Done()
 	return nil
 }
@@ -55,10 +51,10 @@ func (a *Agenda) Run(ctx context.Context, d service.Dependencies) error {
 // more than a preflight takes.
 const longest = time.Minute
 
-func (a *Agenda) receive(ctx context.Context, m jetstream.Msg, ackWait time.Duration) {
+func (a *Agenda) receive(ctx context.Context, m service.Message) {
 	working, done := context.WithTimeout(ctx, longest)
 	defer done()
-	go service.Heartbeat(working, m, ackWait)
+	go m.Heartbeat(working)
 	meta, err := m.Metadata()
 	if err != nil {
 		a.log.Error("timer without metadata", "error", err)

@@ -67,16 +67,12 @@ func New(d service.Dependencies, contain func(context.Context, admission.Alarm) 
 
 // Run decides until ctx ends.
 func (d *Desk) Run(ctx context.Context) error {
-	consumer, err := service.Bind(ctx, d.d.Bus, bus.StreamAlert, bus.ConsumerAlerts)
+	// One at a time: decisions come one after the other in any case.
+	stop, err := service.Consume(ctx, d.d, bus.StreamAlert, bus.ConsumerAlerts, func(m service.Message) { d.handle(ctx, m) }, jetstream.PullMaxMessages(32))
 	if err != nil {
 		return err
 	}
-	// One at a time: decisions come one after the other in any case.
-	consuming, err := consumer.Consume(func(m jetstream.Msg) { d.handle(ctx, m) }, jetstream.PullMaxMessages(32))
-	if err != nil {
-		return fmt.Errorf("%s: %w", bus.ConsumerAlerts, err)
-	}
-	defer consuming.Stop()
+	defer stop()
 	<-ctx.Done()
 	return nil
 }

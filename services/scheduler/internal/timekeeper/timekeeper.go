@@ -82,15 +82,11 @@ func (c *Clock) Run(ctx context.Context) error {
 		stream, durable string
 		handle          func(context.Context, jetstream.Msg, *jetstream.MsgMetadata) (time.Duration, error)
 	}{{bus.StreamLog, bus.ConsumerTimekeeper, c.event}, {bus.StreamTimer, bus.ConsumerDeadlines, c.deadline}} {
-		consumer, err := service.Bind(ctx, c.d.Bus, of.stream, of.durable)
+		stop, err := service.Consume(ctx, c.d, of.stream, of.durable, func(m service.Message) { c.receive(ctx, m, of.handle) }, jetstream.PullMaxMessages(256))
 		if err != nil {
 			return err
 		}
-		consuming, err := consumer.Consume(func(m jetstream.Msg) { c.receive(ctx, m, of.handle) }, jetstream.PullMaxMessages(256))
-		if err != nil {
-			return fmt.Errorf("consumer %s: %w", of.durable, err)
-		}
-		defer consuming.Stop()
+		defer stop()
 	}
 	tick := time.NewTicker(sweep)
 	defer tick.Stop()

@@ -1,0 +1,118 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pawl.dev/internal/bus"
+)
+
+// Message is one of a durable consumer's.
+type Message struct {
+	jetstream.Msg
+	ackWait time.Duration
+}
+
+// Heartbeat keeps the message ours while it is worked on, so that no other replica
+// gets it before ack wait after our death. It returns when ctx ends: let that be
+// bounded, so that a hung effect does not hold the message for ever.
+func (m Message) Heartbeat(ctx context.Context) {
+	tick := time.NewTicker(m.ackWait / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_ = m.InProgress() // a lost heartbeat only means a redelivery
+		}
+	}
+}
+
+// Consume gives take each message of a durable consumer until ctx ends or stop is
+// called; it returns once the consumer is bound. A server may
+// end that by itself: one that has lost the consumer for a moment does, and one on
+// which it is made anew. Then it is bound again, since a service that hears nothing
+// any more looks healthy.
+func Consume(ctx context.Context, d Dependencies, stream, durable string, take func(Message), options ...jetstream.PullConsumeOpt) (stop func(), err error) {
+	consuming, err := consume(ctx, d.Bus, stream, durable, take, options)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				consuming.Stop()
+				return
+			case <-consuming.Closed():
+			}
+			d.Log.Warn("NATS ended a consumer; it is bound again", "stream", stream, "consumer", durable)
+			for {
+				next, err := consume(ctx, d.Bus, stream, durable, take, options)
+				if err == nil {
+					consuming = next
+					break
+				}
+				if ctx.Err() == nil {
+					d.Log.Warn("consumer not bound; again soon", "error", err)
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(time.Second):
+				}
+			}
+		}
+	})
+	return func() { cancel(); ended.Wait() }, nil
+}
+
+func consume(ctx context.Context, b *bus.Bus, stream, durable string, take func(Message), options []jetstream.PullConsumeOpt) (jetstream.ConsumeContext, error) {
+	consumer, err := bind(ctx, b, stream, durable)
+	if err != nil {
+		return nil, err
+	}
+	ackWait := consumer.CachedInfo().Config.AckWait
+	consuming, err := consumer.Consume(func(m jetstream.Msg) { take(Message{m, ackWait}) }, options...)
+	if err != nil {
+		return nil, fmt.Errorf("consumer %s of %s: %w", durable, stream, err)
+	}
+	return consuming, nil
+}
+
+// bind opens a durable consumer that the provisioning step makes. It waits for
+// a minute: the bus may be starting, too.
+func bind(ctx context.Context, b *bus.Bus, stream, durable string) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		once, done := bus.Bound(ctx)
+		var consumer jetstream.Consumer
+		err := b.Permitted(once, func(ctx context.Context) (err error) {
+			consumer, err = b.JetStream.Consumer(ctx, stream, durable)
+			return err
+		}, "$JS.API.CONSUMER.INFO."+stream+"."+durable)
+		done()
+		if err == nil {
+			return consumer, nil
+		}
+		if errors.Is(err, bus.ErrNotPermitted) {
+			return nil, fmt.Errorf("consumer %s of %s: %w: does the server know this version's permissions? (`pawl nats-config` writes them)", durable, stream, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("consumer %s of %s: %w (is NATS up and provisioned, and does this user own the consumer?)", durable, stream, err)
+		case <-tick.C:
+		}
+	}
+}
