@@ -218,7 +218,7 @@ var document = template.Must(template.New("report").Funcs(template.FuncMap{
 | Go | {{.E.Go}} |
 | commit | {{.E.Commit}} |
 | figures | medians of {{.Rounds}} rounds, {{.Cell}} a cell; in a round the floor's cell and Pawl's follow one another |
-
+{{if .Speed}}
 The floor is a committed ALTER ROLE with a ready verifier over an open session, plus one SCRAM login.
 A rotation is asked for by an event and has all steps: a dotenv sink, no consumer, ` + "`drain: 0s`, `keep: 0s`" + `.
 p50 and p99 are from sending the request to hearing of completed. The predecessor is erased right after
@@ -250,7 +250,7 @@ sending the request.
 | step, operation | times | 1 at once: before | in it | 16 at once: before | in it |
 |---|---|---|---|---|---|
 {{range $rows}}{{.}}
-{{end}}{{end}}{{with .C}}
+{{end}}{{end}}{{end}}{{with .C}}
 ## Credentials on several nodes
 
 One alternating credential at a time, each node a server of its own on this machine, so that all nodes share its cores.
