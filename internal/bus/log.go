@@ -166,7 +166,9 @@ func (b *Bus) FindRotation(ctx context.Context, id string) ([]Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	first, err := stream.GetLastMsgForSubject(ctx, LogSubject("*", id, saga.Requested))
+	once, cancel := Bound(ctx)
+	first, err := stream.GetLastMsgForSubject(once, LogSubject("*", id, saga.Requested))
+	cancel()
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}

@@ -50,8 +50,9 @@ func TestClientLeavesAServerThatIsCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.NATS.Close()
-	i := slices.IndexFunc(w.site.Servers, func(n natsconf.Node) bool { return n.Name == b.NATS.ConnectedServerName() })
-	heal := w.site.Isolate(w.site.Servers[i])
+	here := w.site.Servers[slices.IndexFunc(w.site.Servers, func(n natsconf.Node) bool { return n.Name == b.NATS.ConnectedServerName() })]
+	heal := w.site.Isolate(here)
+	defer w.caughtUp(here)
 	defer heal()
 	moved := b.NATS.StatusChanged(nats.CONNECTED)
 	go b.Roam(t.Context(), slog.New(slog.DiscardHandler))

@@ -73,6 +73,8 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 
 // answer reads the stored answer.
 func (c *Client) answer(ctx context.Context, id string) (*nats.Msg, error) {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
 	stream, err := c.Stream(ctx, bus.StreamAnswer)
 	if err != nil {
 		return nil, err
