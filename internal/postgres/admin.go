@@ -20,7 +20,7 @@ const maxSessions = 8
 // maxTrusted is how long an idle session is used again unasked. An older one is
 // asked first whether its server still lives, and replaced where it does not. No
 // server restarts in less.
-const maxTrusted = 100 * time.Millisecond
+const maxTrusted = 20 * time.Millisecond
 
 // Admin is one of Pawl's own accounts on one node: a small pool of sessions,
 // opened when needed. Safe for concurrent use.

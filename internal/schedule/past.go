@@ -64,6 +64,9 @@ func PastOf(log bus.Log, made func(rotation string) (Made, error)) (turned Turne
 	switch {
 	case turned.Locked:
 		return turned, true, nil
+	case current.Rotation == "" && turned.Running && state.Flow.Name != saga.Adopt: // an unlock: nothing is current
+		turned.Since = log.Records[0].At
+		return turned, true, nil
 	case current.Rotation == "":
 		return Turned{}, false, nil
 	case current.Rotation == log.Rotation:

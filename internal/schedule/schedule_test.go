@@ -8,8 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"pawl.dev/internal/bus"
 	"pawl.dev/internal/calendar"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 const day = 24 * time.Hour
@@ -272,5 +275,14 @@ func TestForecastIsInOrderAndNamesTheBlocked(t *testing.T) {
 	}
 	if dues[1].At.Before(now) || dues[1].At.After(now.Add(time.Hour)) || !dues[1].Overdue(now) {
 		t.Errorf("%+v", dues[1])
+	}
+}
+
+func TestUnlockIsUnderWayAndNotUnadopted(t *testing.T) {
+	log := bus.Log{Credential: "a", Rotation: "r-3", Records: []bus.Record{{Entry: saga.Entry{Event: saga.Requested, Seq: 9, At: at(t, "2026-01-02 00:00")},
+		Body: &pawlv1.Event{Detail: &pawlv1.Event_Requested{Requested: &pawlv1.Requested{Action: pawlv1.Action_ACTION_UNLOCK, Flow: saga.Emergency, Generation: 4}}}}}}
+	turned, ok, err := PastOf(log, nil)
+	if err != nil || !ok || !turned.Running || !turned.Since.Equal(at(t, "2026-01-02 00:00")) {
+		t.Errorf("%+v, %v, %v", turned, ok, err)
 	}
 }

@@ -29,7 +29,7 @@ func (s slot) choose() (at time.Time, why string) {
 			return target, why
 		}
 		at = next.Begin.Add(s.part("in", min(next.Length()/2, s.latest.Sub(next.Begin), s.atMost())))
-		return at, "in the window after that"
+		return at, "in the window that follows its place in the spread"
 	}
 	if before, found := s.open.Last(s.first, target); found {
 		length := min(before.Length(), s.atMost()) // of a long opening the end

@@ -12,9 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/glass"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	dbrotator "pawl.dev/services/db-rotator/app"
@@ -70,6 +72,29 @@ func cutting(action pawlv1.Action, c *cobra.Command) *cobra.Command {
 		return request(cmd, args[0], &pawlv1.Request{Action: action, Reason: reason, RequestedBy: requestedBy()}, wait)
 	}
 	return c
+}
+
+// containedWithin is how long whoever asked to have a login cut off is kept waiting
+// to hear that it is: it takes a fraction of that.
+const containedWithin = 10 * time.Second
+
+// tellContained says that the login is refused, once it is.
+func tellContained(cmd *cobra.Command, c *client.Client, r *result, from client.Position) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), containedWithin)
+	defer cancel()
+	entries, err := c.Follow(ctx, r.Credential, r.Rotation, from.WholeLog())
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case e := <-entries:
+			if e.Event != nil && e.Event.Event == saga.Contained {
+				say(cmd, "contained: %s", e.Event.Body.GetSummary())
+				return
+			}
+		}
+	}
+	say(cmd, "not heard yet that it is contained: `pawl status %s` shows it", r.Credential)
 }
 
 // breakGlass needs no bus: pawl.yaml and the admin's password are enough. What

@@ -52,3 +52,15 @@ func TestSupersededRotationEndsTheWaitWith5(t *testing.T) {
 		t.Errorf("history:\n%s", stdout)
 	}
 }
+
+func TestEmergencySaysWhenItHasContained(t *testing.T) {
+	s := newServer(t)
+	s.answer(accepted("r-2"), func() error {
+		return s.tell("r-2", []told{{saga.Requested, requested(pawlv1.Action_ACTION_CONTAIN, saga.Emergency, 3, "r-1")},
+			{saga.Contained, &pawlv1.Event{Summary: "app refused on coordinator, 1 session ended"}}})
+	})
+	stdout, stderr := s.want(exitDone, "emergency", "app", "--reason", "stolen")
+	if stdout != "r-2\n" || !strings.Contains(stderr, "contained: app refused on coordinator, 1 session ended") {
+		t.Errorf("stdout %q\nstderr:\n%s", stdout, stderr)
+	}
+}

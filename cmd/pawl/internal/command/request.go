@@ -105,6 +105,8 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 		return await(cmd, conn, r, from)
 	case r.Reason != "":
 		say(cmd, "%s", r.Reason)
+	case isCutting(body):
+		tellContained(cmd, conn, r, from)
 	}
 	return output(cmd, r, func(w io.Writer, _ render.Style) error {
 		_, err := fmt.Fprintln(w, r.Rotation)

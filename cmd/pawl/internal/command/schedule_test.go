@@ -61,7 +61,7 @@ func TestScheduleTellsWhenWhyAndWhyNot(t *testing.T) {
 	}
 
 	table, _ := s.want(exitDone, "schedule", "--days", "90")
-	for _, want := range []string{"WHEN", "one + other", "blocked", "stranger is not adopted", "in the window"} {
+	for _, want := range []string{"WHEN", "one + other", "blocked", "stranger is not adopted", " window "} {
 		if !strings.Contains(table, want) {
 			t.Errorf("no %q in:\n%s", want, table)
 		}

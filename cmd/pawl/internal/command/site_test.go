@@ -216,7 +216,7 @@ func (s *site) answer(a *pawlv1.Answer, then func() error) (requests <-chan *paw
 	b := s.users[saga.Scheduler]
 	received := make(chan *pawlv1.Request, 16)
 	var busy sync.Mutex // the command may end before its answer is acknowledged
-	sub, err := b.NATS.Subscribe("pawl.request.*", func(m *nats.Msg) {
+	hear := func(m *nats.Msg) {
 		busy.Lock()
 		defer busy.Unlock()
 		request := &pawlv1.Request{}
@@ -232,15 +232,18 @@ func (s *site) answer(a *pawlv1.Answer, then func() error) (requests <-chan *paw
 			s.t.Error(err)
 		}
 		received <- request
-	})
-	if err != nil {
-		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() {
-		busy.Lock()
-		defer busy.Unlock()
-		_ = sub.Unsubscribe() // the server is about to end
-	})
+	for _, subject := range []string{bus.RequestSubject("*"), bus.EmergencySubject("*")} {
+		sub, err := b.NATS.Subscribe(subject, hear)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.t.Cleanup(func() {
+			busy.Lock()
+			defer busy.Unlock()
+			_ = sub.Unsubscribe() // the server is about to end
+		})
+	}
 	if err := b.NATS.Flush(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"pawl.dev/cmd/pawl/embedded"
 	"pawl.dev/cmd/pawl/internal/glass"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/service"
 )
 
 func newUp() *cobra.Command {
@@ -30,7 +31,7 @@ func newUp() *cobra.Command {
 				level = slog.LevelInfo
 			}
 			err = embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: level, Ready: func() {
-				fmt.Fprintf(os.Stderr, "pawl is up: %d credentials, NATS on %s\n", len(inv.Credentials), address(inv))
+				fmt.Fprintf(os.Stderr, "pawl is up: %s, NATS on %s\n", service.Count(len(inv.Credentials), "credential"), address(inv))
 				go tellOfBrokenGlass(cmd, inv)
 				if url := inv.Dashboard.URL(); url != "" {
 					fmt.Fprintf(os.Stderr, "dashboard on %s\n", url)

@@ -111,7 +111,7 @@ func adoptable(ctx context.Context, admin *postgres.Admin, c *inventory.Credenti
 	case role.Verifier.IsZero():
 		return role, saga.Permanentf("%s: role %q has no password", admin.Node, role.Name)
 	case !postgres.Matches(role.Name, login.Password, role.Verifier):
-		return role, saga.Permanentf("%s: the password in %s is not the one that role %q has here", admin.Node, source(c), role.Name)
+		return role, saga.Permanentf("%s: the password in %s is not the one that role %q has here: write that one into it, or give the role the one that it holds", admin.Node, source(c), role.Name)
 	}
 	return role, nil
 }

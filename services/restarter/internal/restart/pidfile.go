@@ -17,7 +17,7 @@ import (
 const clockSlack = time.Second
 
 // errNotRunning is wrapped where the pid file names no process of the consumer.
-var errNotRunning = errors.New("not running")
+var errNotRunning = errors.New("not running: start it, or correct pid_file")
 
 // process is a live process. Its handle is a pidfd: whatever becomes of the
 // number, no other process can be signalled through it.
