@@ -35,10 +35,9 @@ func (m Message) Heartbeat(ctx context.Context) {
 }
 
 // Consume gives take each message of a durable consumer until ctx ends or stop is
-// called; it returns once the consumer is bound. A server may
-// end that by itself: one that has lost the consumer for a moment does, and one on
-// which it is made anew. Then it is bound again, since a service that hears nothing
-// any more looks healthy.
+// called; it returns once the consumer is bound. A server may end that by itself:
+// one that has lost the consumer for a moment does, and one on which it is made
+// anew. Then it is bound again, since a service that hears nothing looks healthy.
 func Consume(ctx context.Context, d Dependencies, stream, durable string, take func(Message), options ...jetstream.PullConsumeOpt) (stop func(), err error) {
 	consuming, err := consume(ctx, d.Bus, stream, durable, take, options)
 	if err != nil {
