@@ -21,6 +21,7 @@ const (
 	keptBegins = 64   // rotations whose beginning is known, for its history
 	keptMade   = 4    // completed rotations: the current one, and those that may come back
 	keptNotes  = 32   // of its newest rotation
+	keptEarly  = 8    // notes of another one
 	keptDrift  = 16   // places
 	keptText   = 1024 // bytes of a note
 )
@@ -33,6 +34,7 @@ type credential struct {
 	made   []made
 	notes  []chronicle.Note
 	noted  string // the rotation of the notes
+	early  []early
 	drift  []chronicle.Note
 
 	dirty  bool // status is older than log
@@ -47,10 +49,23 @@ type made struct {
 	schedule.Made
 }
 
+// early is a note of another rotation than the newest: of an older one, or of one
+// whose beginning was not read yet, since log and notes are read side by side.
+type early struct {
+	rotation string
+	note     chronicle.Note
+}
+
 func (c *credential) event(e bus.Entry) {
 	if e.Event.Event == saga.Requested {
 		c.log = bus.Log{Credential: e.Credential, Rotation: e.Rotation}
 		c.begins = push(c.begins, e.Seq, keptBegins)
+		for _, before := range c.early {
+			if before.rotation == e.Rotation {
+				c.keep(before.rotation, before.note)
+			}
+		}
+		c.early = nil
 	}
 	if e.Rotation != c.log.Rotation || len(c.log.Records) == 0 && e.Event.Event != saga.Requested {
 		return // of one whose beginning was not understood
@@ -105,13 +120,19 @@ func (c *credential) note(e bus.Entry) {
 	switch n.Kind {
 	case "waiting", "retrying", "stalled", "resumed", "repaired":
 		if e.Rotation != c.log.Rotation {
-			return // of an older one
+			c.early = push(c.early, early{e.Rotation, n}, keptEarly)
+			return
 		}
-		if e.Rotation != c.noted {
-			c.notes, c.noted = nil, e.Rotation
-		}
-		c.notes = push(c.notes, n, keptNotes)
+		c.keep(e.Rotation, n)
 	}
+}
+
+// keep keeps a note of the newest rotation.
+func (c *credential) keep(rotation string, n chronicle.Note) {
+	if rotation != c.noted {
+		c.notes, c.noted = nil, rotation
+	}
+	c.notes = push(c.notes, n, keptNotes)
 }
 
 func cut(text string) string {

@@ -210,3 +210,18 @@ func TestScheduleIsToldWhatCameToNothing(t *testing.T) {
 		t.Errorf("%d of %d events", p.Events(), p.seq)
 	}
 }
+
+// The log and the notes are read side by side: a note may be there first.
+func TestNoteThatIsReadBeforeItsRotationIsShown(t *testing.T) {
+	p := &teller{Posture: posture(1)}
+	const name = "credential-00000"
+	p.rotate(name, "r-1", "", saga.Adopt)
+	for _, rotation := range []string{"r-1", "r-2"} {
+		p.note(saga.DBRotator, &pawlv1.Note{Kind: "waiting", Credential: name, Rotation: rotation, Step: "stage", Text: "waits in " + rotation, At: timestamppb.New(noon)})
+	}
+	p.event(name, "r-2", saga.Requested, &pawlv1.Event{Detail: &pawlv1.Event_Requested{Requested: &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Flow: saga.Alternating, Generation: 2, Role: "app", Basis: "r-1", BasisUser: "app"}}})
+	s, ok := p.One(name, noon)
+	if !ok || len(s.Notes) != 1 || s.Notes[0].Text != "waits in r-2" {
+		t.Errorf("%v, %+v", ok, s.Notes)
+	}
+}
