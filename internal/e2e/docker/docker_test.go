@@ -226,9 +226,13 @@ func (s *swarm) settled(credential string, log bus.Log, replicas int) {
 	if versions[referred] != print {
 		s.Errorf("%s refers to %s, which is %s, want %s; there are %v", s.service(credential), referred, versions[referred], print, versions)
 	}
-	if want := slices.Repeat([]string{"running " + referred}, replicas); !slices.Equal(s.running(credential), want) {
-		s.Errorf("tasks of %s: %q, want %q", s.service(credential), s.running(credential), want)
-	}
+	// One whose session was ended may have crashed, and be about to start anew.
+	s.eventually("every task runs on it", func(context.Context) error {
+		if want, have := slices.Repeat([]string{"running " + referred}, replicas), s.running(credential); !slices.Equal(have, want) {
+			return fmt.Errorf("tasks of %s: %q, want %q", s.service(credential), have, want)
+		}
+		return nil
+	})
 	checks, err := service.Ask(s.Context(), s.client.Bus, bus.ExamineSubject(saga.SecretPublisher, credential))
 	if err != nil || len(checks) != 2 || !strings.Contains(checks[1].GetFinding(), print) {
 		s.Errorf("doctor is told %v, %v", checks, err)
