@@ -70,7 +70,7 @@ func (c Calendar) Openings(from, to time.Time) []Span {
 		for _, w := range list {
 			spans = append(spans, w.spans(from, to)...)
 		}
-		open = both(open, union(spans))
+		open = both(open, Union(spans))
 	}
 	for _, b := range c.closed {
 		open = without(open, b.Span)
@@ -136,8 +136,8 @@ func (c Calendar) Gap(from time.Time) (longest time.Duration, ok bool) {
 	return longest, true
 }
 
-// union sorts spans and joins those that touch.
-func union(spans []Span) []Span {
+// Union sorts spans, in place, and returns them with those that touch joined.
+func Union(spans []Span) []Span {
 	slices.SortFunc(spans, func(a, b Span) int { return a.Begin.Compare(b.Begin) })
 	var out []Span
 	for _, s := range spans {

@@ -1,8 +1,9 @@
 package chronicle
 
 import (
-	"slices"
 	"time"
+
+	"pawl.dev/internal/calendar"
 )
 
 // Axis maps time to places from 0 to 1. A drain of minutes would squeeze the
@@ -21,17 +22,15 @@ type stretch struct {
 
 func (s stretch) cut() bool { return s.drawn < s.end.Sub(s.begin) }
 
-type interval struct{ begin, end time.Time }
-
 // idleShare is how long an idle stretch may be drawn, beside all the work.
 const idleShare = 0.2
 
-func newAxis(begin, end time.Time, busy []interval) Axis {
+func newAxis(begin, end time.Time, busy []calendar.Span) Axis {
 	var a Axis
-	busy = merge(busy)
+	busy = calendar.Union(busy)
 	var work time.Duration
 	for _, b := range busy {
-		work += b.end.Sub(b.begin)
+		work += b.Length()
 	}
 	most := time.Duration(idleShare * float64(work))
 	add := func(begin, end time.Time, idle bool) {
@@ -46,27 +45,12 @@ func newAxis(begin, end time.Time, busy []interval) Axis {
 	}
 	at := begin
 	for _, b := range busy {
-		add(at, b.begin, true)
-		add(b.begin, b.end, false)
-		at = b.end
+		add(at, b.Begin, true)
+		add(b.Begin, b.End, false)
+		at = b.End
 	}
 	add(at, end, true)
 	return a
-}
-
-func merge(all []interval) []interval {
-	slices.SortFunc(all, func(x, y interval) int { return x.begin.Compare(y.begin) })
-	var out []interval
-	for _, i := range all {
-		if n := len(out); n > 0 && !i.begin.After(out[n-1].end) {
-			if i.end.After(out[n-1].end) {
-				out[n-1].end = i.end
-			}
-			continue
-		}
-		out = append(out, i)
-	}
-	return out
 }
 
 // Place of a moment, from 0, the axis's beginning, to 1, its end.

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/calendar"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -82,7 +83,7 @@ func TestStatusFailsWhereItsLogCannotBeRead(t *testing.T) {
 // A drain of minutes must not squeeze the work of milliseconds into nothing.
 func TestAxisShortensWhatIsIdle(t *testing.T) {
 	at := func(ms int) time.Time { return noon.Add(time.Duration(ms) * time.Millisecond) }
-	a := newAxis(at(0), at(120_100), []interval{{at(0), at(50)}, {at(120_050), at(120_100)}})
+	a := newAxis(at(0), at(120_100), []calendar.Span{{Begin: at(0), End: at(50)}, {Begin: at(120_050), End: at(120_100)}})
 	if got := a.Place(at(50)); got < 0.3 {
 		t.Errorf("the first half of the work ends at %.2f", got)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/calendar"
 )
 
 // Timeline is a whole rotation, as its log tells it.
@@ -48,10 +49,10 @@ func (t Timeline) End() time.Time {
 
 // Axis is that of the whole rotation, without what follows its end.
 func (t Timeline) Axis() Axis {
-	var busy []interval
+	var busy []calendar.Span
 	for _, step := range t.Steps {
 		if step.Started != nil && step.Phase != After {
-			busy = append(busy, interval{*step.Started, *step.Ended})
+			busy = append(busy, calendar.Span{Begin: *step.Started, End: *step.Ended})
 		}
 	}
 	return newAxis(t.Requested, t.End(), busy)

@@ -154,6 +154,25 @@ func TestReplicaThatWakesUpLateRejectsNothingThatHasBegun(t *testing.T) {
 	}
 }
 
+// A preflight may take longer than a message is left to one replica, which is a
+// second here.
+func TestRequestIsLookedAtOnceHoweverLongThatTakes(t *testing.T) {
+	o := open(t, shop)
+	o.adopts("c")
+	o.mu.Lock()
+	before := len(o.asked)
+	o.meanwhile = func() { time.Sleep(2500 * time.Millisecond) } // a node that is slow
+	o.mu.Unlock()
+	o.accepted(o.rotate("c"))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	// The db-rotator is asked again in any case; who is not slow need not be.
+	looks := slices.DeleteFunc(o.asked[before:], func(asked string) bool { return !strings.HasPrefix(asked, saga.Verifier) })
+	if len(looks) != 1 {
+		t.Errorf("the verifier was asked %d times", len(looks))
+	}
+}
+
 func TestPlanIsOfAllAndTouchesNothing(t *testing.T) {
 	o := open(t, shop)
 	o.adopts("a")

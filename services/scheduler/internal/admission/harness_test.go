@@ -81,11 +81,16 @@ func (o *office) play(name string) {
 	_, err := b.NATS.Subscribe(bus.CheckSubject(name, "*"), func(m *nats.Msg) {
 		credential := strings.Split(m.Subject, ".")[3]
 		o.mu.Lock()
-		defer o.mu.Unlock()
-		if do := o.meanwhile; do != nil && name == saga.DBRotator {
+		do := o.meanwhile
+		if name == saga.DBRotator {
 			o.meanwhile = nil
+		}
+		o.mu.Unlock()
+		if do != nil && name == saga.DBRotator {
 			do()
 		}
+		o.mu.Lock()
+		defer o.mu.Unlock()
 		o.asked = append(o.asked, strings.TrimSpace(name+" "+credential+" "+string(m.Data)))
 		found := &pawlv1.Findings{Checks: []*pawlv1.Check{{Service: name, Target: "all", Finding: "is well"}}}
 		if no := o.refuse[name+" "+credential]; no != nil {
