@@ -17,6 +17,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/e2e/site"
 	"pawl.dev/internal/pgserver"
+	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -134,11 +135,13 @@ func (w *failover) adopted() {
 }
 
 // rotated turns all, and returns their logs.
-func (w *failover) rotated() map[string]bus.Log {
+func (w *failover) rotated() map[string]bus.Log { return w.turned(rotate) }
+
+func (w *failover) turned(action pawlv1.Action) map[string]bus.Log {
 	w.t.Helper()
 	logs := map[string]bus.Log{}
 	for _, k := range failoverKinds {
-		log, err := w.client.Do(w.t.Context(), k.name, rotate)
+		log, err := w.client.Do(w.t.Context(), k.name, action)
 		if err != nil || log.Find(saga.Completed) == nil {
 			w.t.Fatalf("%s: %v %v %s", k.name, err, site.Events(log), failureOf(log))
 		}
@@ -180,6 +183,66 @@ func TestLateStandbyPromotedAfterCompletion(t *testing.T) {
 	w.checkAll(logs)
 	w.restartApps()
 	w.checkAll(w.rotated())
+}
+
+// TestLateStandbyPromotedAfterAnEmergency: there, the stolen credential still works.
+func TestLateStandbyPromotedAfterAnEmergency(t *testing.T) {
+	w := newFailover(t)
+	w.adopted()
+	stolen := map[string]published.Login{}
+	for _, k := range failoverKinds {
+		login, err := w.site.Published(k.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stolen[k.name] = login
+	}
+	standby := w.standby()
+	if err := standby.Follow(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	logs := w.turned(contain)
+	for name, login := range stolen {
+		conn, err := site.LoginAt(t.Context(), site.Node{Server: standby}.Direct(), login, "thief")
+		if err != nil {
+			t.Fatalf("the standby does not let the stolen credential of %s in: nothing is shown here: %v", name, err)
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	w.to(standby)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, k := range failoverKinds {
+		for {
+			conn, err := site.LoginAt(ctx, w.site.Nodes[0].Direct(), stolen[k.name], "thief")
+			if err != nil && strings.Contains(err.Error(), "SQLSTATE 28") { // not "no server answers"
+				break
+			}
+			if err == nil {
+				_ = conn.Close(ctx) // the guard may have ended it
+			}
+			if !pause(ctx, 200*time.Millisecond) {
+				t.Fatalf("the stolen credential of %s is not refused: %v", k.name, err)
+			}
+		}
+	}
+	for _, k := range failoverKinds { // and is made up for on what took the place
+		for err := w.check(ctx, k.name, logs[k.name], k.strategy); err != nil; err = w.check(ctx, k.name, logs[k.name], k.strategy) {
+			if !pause(ctx, 200*time.Millisecond) {
+				t.Fatalf("%s: %v", k.name, err)
+			}
+		}
+	}
+	w.restartApps()
+	w.checkAll(w.rotated())
+	for name, login := range stolen {
+		if conn, err := site.LoginAt(t.Context(), w.site.Nodes[0].Direct(), login, "thief"); err == nil {
+			_ = conn.Close(t.Context())
+			t.Errorf("the stolen credential of %s is back", name)
+		}
+	}
 }
 
 // TestNodeRestoredFromAnOlderBackup: the same by other means, two rotations back.
