@@ -106,7 +106,12 @@ func (w *world) places(ctx context.Context) ([]place, error) {
 			all = append(all, place{p + "/" + what, func() ([]byte, error) { return os.ReadFile(filepath.Join(p, what)) }})
 		}
 	}
-	messages, err := w.messages(ctx)
+	asking, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	messages, err := w.messages(asking)
+	for err != nil && pause(asking, 200*time.Millisecond) { // servers that have just been joined again may elect a leader
+		messages, err = w.messages(asking)
+	}
 	return append(all, append(messages, w.tables(ctx)...)...), err
 }
 
