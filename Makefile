@@ -11,7 +11,7 @@ MODULES = $(shell go list -m -f '{{.Dir}}')
 # A recipe's first word: finds PostgreSQL, or installs it.
 WITH_POSTGRES = postgres=$$(deploy/postgres-for-tests.sh) && PAWL_POSTGRES_BIN=$$postgres
 # The same with what only tests want: a pgbouncer, a browser, and a Docker Engine.
-WITH_SERVERS = deploy/pgbouncer-for-tests.sh >/dev/null && deploy/chromium-for-tests.sh >/dev/null && deploy/docker-for-tests.sh >/dev/null && $(WITH_POSTGRES)
+WITH_SERVERS = deploy/debian-for-tests.sh pgbouncer >/dev/null && deploy/chromium-for-tests.sh >/dev/null && deploy/docker-for-tests.sh >/dev/null && $(WITH_POSTGRES)
 TEST = go test -race -shuffle=on
 OTHER_VERSIONS := 13 14 16 17 18
 # A smoke run, on each of them: rights, the catalogue, replication, an attack, every flow once.
@@ -42,7 +42,7 @@ demo: ## set up a PostgreSQL, Pawl and an application, and show three rotations
 images: ## build Pawl's own images, from what Go compiles here
 	@deploy/images.sh
 
-images-offline: images ## also the others that docker-compose.yml names, where no registry is reached (long, once)
+images-offline: images ## also the others that docker-compose.yml and deploy/stack name, where no registry is reached (long, once)
 	@deploy/images-offline.sh
 
 up: images ## start docker-compose.yml: six services, a bus, a demo cluster, Jaeger, Prometheus
@@ -65,8 +65,8 @@ test: tools ## set up, then what CI runs: format, vet, every module alone, all t
 		case " $(EDGE_VERSIONS) " in *" $$version "*) $(EDGE) || exit 1;; esac; \
 	done
 
-test-compose: images-offline ## docker-compose.yml itself, on a real Docker Engine
-	@$(WITH_SERVERS) $(TEST) -timeout 30m -count=1 pawl.dev/internal/e2e/compose
+test-compose: ## docker-compose.yml and deploy/stack themselves, on a real Docker Engine
+	@deploy/docker-for-tests.sh && $(MAKE) --no-print-directory images-offline >/dev/null && $(WITH_SERVERS) $(TEST) -timeout 30m -count=1 pawl.dev/internal/e2e/compose
 
 test-full: test test-compose ## every test, none sampled, and PostgreSQL 13 to 18 (an hour or more)
 	@$(WITH_SERVERS) $(TEST) -timeout 1h -count=1 pawl.dev/services/db-rotator/internal/rotator -run NoThief -attacks 100
@@ -79,7 +79,7 @@ test-full: test test-compose ## every test, none sampled, and PostgreSQL 13 to 1
 	done
 
 bench: ## measure rotations beside the floor, in one run
-	@$(WITH_POSTGRES) go run pawl.dev/internal/e2e/bench
+	@deploy/docker-for-tests.sh && deploy/images.sh >/dev/null && $(WITH_POSTGRES) go run pawl.dev/internal/e2e/bench
 
 lint: ## vet and staticcheck
 	@go vet pawl.dev/...
@@ -88,10 +88,12 @@ lint: ## vet and staticcheck
 generate: proto/.deps ## regenerate the protobuf code and docs/flow.md
 	@cd proto && $(BUF) lint && $(BUF) generate
 	@go run pawl.dev/internal/saga/flowdoc > docs/flow.md
+	@go run pawl.dev/cmd/pawl/keyring/stackfile > deploy/stack/stack.yml
 
 check-generated: proto/.deps ## fail where what is generated differs from what is committed
 	@generated=$$(mktemp -d); trap 'rm -rf "$$generated"' EXIT; \
 	go run pawl.dev/internal/saga/flowdoc | diff -u docs/flow.md - && \
+	go run pawl.dev/cmd/pawl/keyring/stackfile | diff -u deploy/stack/stack.yml - && \
 	cd proto && $(BUF) lint && $(BUF) generate -o "$$generated" && diff -r pawl "$$generated/pawl" -x '*.proto' || \
 	{ echo "out of date: make generate"; exit 1; }
 

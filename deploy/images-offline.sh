@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the images of docker-compose.yml that are other people's, under the names
-# that it gives them, where no registry can be reached: from Go modules and Debian's
-# packages. It is for tests, and for trying Pawl out; elsewhere pull them.
+# Builds the images of docker-compose.yml and deploy/stack that are other people's,
+# under the names that they give them, where no registry can be reached: from Go
+# modules and Debian's packages. It is for tests, and for trying Pawl out; elsewhere
+# pull them.
 #
 # An image that is there is left as it is, whoever made it. The first time it takes
 # a quarter of an hour, nearly all of it Jaeger's.
@@ -78,6 +79,17 @@ if missing nats:2.15.2-scratch; then
 		ENTRYPOINT ["/nats-server"]
 	DOCKERFILE
 fi
+if missing haproxy:2.6-bookworm; then
+	mkdir -p "$work/haproxy"/{bin,tmp}
+	cp "$(deploy/debian-for-tests.sh haproxy)" "$work/haproxy/bin/haproxy"
+	libraries "$work/haproxy" "$work/haproxy/bin/haproxy"
+	image haproxy:2.6-bookworm "$work/haproxy" <<-'DOCKERFILE'
+		FROM scratch
+		COPY . /
+		ENV PATH=/bin
+		CMD ["haproxy"]
+	DOCKERFILE
+fi
 if missing prom/alertmanager:v0.31.1; then
 	mkdir -p "$work/alertmanager"/{bin,alertmanager}
 	cp "$(deploy/alertmanager-for-tests.sh)" "$work/alertmanager/bin/alertmanager"
@@ -94,8 +106,8 @@ if missing prom/alertmanager:v0.31.1; then
 fi
 if missing prom/prometheus:v3.13.5; then
 	mkdir -p "$work/prometheus"/{bin,prometheus}
-	# Without the ways to find targets that clouds have: they are most of it.
-	tool prometheus github.com/prometheus/prometheus/cmd/prometheus "$work/prometheus/bin/prometheus" remove_all_sd
+	# Without the ways to find targets that clouds have, which are most of it.
+	tool prometheus github.com/prometheus/prometheus/cmd/prometheus "$work/prometheus/bin/prometheus" remove_all_sd,enable_dns_sd
 	image prom/prometheus:v3.13.5 "$work/prometheus" <<-'DOCKERFILE'
 		FROM scratch
 		COPY bin /bin

@@ -36,6 +36,14 @@ func Deal(inv *inventory.Inventory, out string, owner int) (written []string, er
 	return written, nil
 }
 
+// Files lists a user's keys on a bus with TLS, by their names among its own.
+func Files(user string) (names []string) {
+	for _, k := range keysOf(&inventory.Inventory{NATS: inventory.NATS{URL: "tls://"}}, user) {
+		names = append(names, k.as)
+	}
+	return names
+}
+
 // key is a file of the whole installation, and its name among a user's own.
 type key struct{ from, as string }
 

@@ -47,6 +47,8 @@ func DefaultCAKey(inv *inventory.Inventory) string {
 	return filepath.Join(inv.KeysDir, "ca", "ca.key")
 }
 
+const defaultCluster = "0.0.0.0:6222"
+
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$`)
 
 // ParseNodes reads a list of names, which are host names, too.
@@ -120,6 +122,16 @@ func quote(s string) (string, error) {
 	return fmt.Sprintf("%q", s), nil
 }
 
+// reached is where others reach what listens there, by the name in the node's
+// certificate.
+func (n Node) reached(listens string) (string, error) {
+	_, port, err := net.SplitHostPort(listens)
+	if err != nil {
+		return "", fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return net.JoinHostPort(cmp.Or(n.Host, n.Name), port), nil
+}
+
 func configuration(n Node, o Options, accounts string) ([]byte, error) {
 	at := o.At
 	if at == "" {
@@ -131,15 +143,21 @@ func configuration(n Node, o Options, accounts string) ([]byte, error) {
 	}
 	var routes []string
 	for _, other := range o.Nodes {
-		_, port, err := net.SplitHostPort(cmp.Or(other.Cluster, "0.0.0.0:6222"))
+		reached, err := other.reached(cmp.Or(other.Cluster, defaultCluster))
 		if err != nil {
-			return nil, fmt.Errorf("node %s: %w", other.Name, err)
+			return nil, err
 		}
-		routes = append(routes, "tls://"+net.JoinHostPort(cmp.Or(other.Host, other.Name), port))
+		routes = append(routes, "tls://"+reached)
+	}
+	listen, cluster := cmp.Or(n.Listen, "0.0.0.0:4222"), cmp.Or(n.Cluster, defaultCluster)
+	byClients, wrong := n.reached(listen)
+	byServers, err := n.reached(cluster)
+	if err := errors.Join(wrong, err); err != nil {
+		return nil, err
 	}
 	var text bytes.Buffer
-	err := confTemplate.Execute(&text, map[string]any{
-		"Node": n, "Listen": cmp.Or(n.Listen, "0.0.0.0:4222"), "Monitor": cmp.Or(n.Monitor, "127.0.0.1:8222"), "Cluster": cmp.Or(n.Cluster, "0.0.0.0:6222"),
+	err = confTemplate.Execute(&text, map[string]any{
+		"Node": n, "Listen": listen, "Monitor": cmp.Or(n.Monitor, "127.0.0.1:8222"), "Cluster": cluster, "ByClients": byClients, "ByServers": byServers,
 		"Routes": routes, "Store": cmp.Or(o.Store, filepath.Join(at, "data")), "Accounts": accounts,
 		"Certificate": filepath.Join(at, "server.pem"), "Key": filepath.Join(at, "server.key"), "Authority": filepath.Join(at, "ca.pem"),
 	})

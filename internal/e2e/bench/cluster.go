@@ -19,8 +19,9 @@ const manyNodes = 4 // that many credentials are on
 
 // clusters is what credentials on several nodes cost.
 type clusters struct {
-	Rounds map[int][]cell // by number of nodes: one credential at a time
-	Floors map[int][]cell // of as many nodes
+	Rounds map[int][]cell                   // by number of nodes: one credential at a time
+	Floors map[int][]cell                   // of as many nodes
+	Far    map[time.Duration]map[int][]cell // by the time of a round trip
 	Many   many
 }
 
@@ -50,9 +51,14 @@ func (r *report) measureClusters(ctx context.Context, b program, first *pgserver
 		}
 		servers = append(servers, s)
 	}
-	c = &clusters{Rounds: map[int][]cell{}, Floors: map[int][]cell{}}
+	c = &clusters{Rounds: map[int][]cell{}, Floors: map[int][]cell{}, Far: map[time.Duration]map[int][]cell{}}
 	if err := r.measureNodes(ctx, c, b, servers, filepath.Join(dir, "nodes")); err != nil {
 		return nil, err
+	}
+	for _, trip := range roundTrips {
+		if err := r.measureFar(ctx, c, b, servers, filepath.Join(dir, "far"), trip); err != nil {
+			return nil, err
+		}
 	}
 	if r.options.credentials > 0 {
 		err = c.Many.measure(ctx, b, servers[:manyNodes], filepath.Join(dir, "many"), r.options.credentials)
@@ -63,22 +69,11 @@ func (r *report) measureClusters(ctx context.Context, b program, first *pgserver
 // measureNodes interleaves the numbers of nodes, so that the machine's drift
 // hits all of them.
 func (r *report) measureNodes(ctx context.Context, c *clusters, b program, servers []*pgserver.Server, dir string) (err error) {
-	var credentials []site.Credential
-	for _, n := range onNodes {
-		credentials = append(credentials, site.Credential{Name: onNodesName(n), Strategy: strategies[0], Nodes: nodeNames(n)})
-	}
-	p, q, err := startOn(ctx, b, servers, dir, credentials)
+	p, q, err := r.startOnNodes(ctx, b, nodesOf(servers), dir)
 	if err != nil {
 		return err
 	}
 	defer func() { q.NATS.Close(); r.warnings += p.warnings.Load(); err = errors.Join(err, p.stop()) }()
-	for _, n := range onNodes { // twice, so that both logins are there and all sessions open
-		for range 2 {
-			if _, err := q.rotate(ctx, onNodesName(n)); err != nil {
-				return err
-			}
-		}
-	}
 	at := processes{pawl: p.cmd.Process.Pid}
 	if at.postgres, err = postmasters(servers...); err != nil {
 		return err
@@ -95,10 +90,7 @@ func (r *report) measureNodes(ctx context.Context, c *clusters, b program, serve
 				return err
 			}
 			c.Floors[n] = append(c.Floors[n], bare)
-			one, err := at.closedLoop(ctx, 1, r.options.cell, func(ctx context.Context, _ int) (time.Duration, error) {
-				done, err := q.rotate(ctx, onNodesName(n))
-				return done.took, err
-			})
+			one, err := q.cellOn(ctx, at, n, r.options.cell)
 			if err != nil {
 				return err
 			}
@@ -108,6 +100,35 @@ func (r *report) measureNodes(ctx context.Context, c *clusters, b program, serve
 		}
 	}
 	return nil
+}
+
+// startOnNodes starts Pawl with a credential on each number of nodes.
+func (r *report) startOnNodes(ctx context.Context, b program, nodes []site.Node, dir string) (*process, *requester, error) {
+	var credentials []site.Credential
+	for _, n := range onNodes {
+		credentials = append(credentials, site.Credential{Name: onNodesName(n), Strategy: strategies[0], Nodes: nodeNames(n)})
+	}
+	p, q, err := startOn(ctx, b, nodes, dir, credentials)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range onNodes { // twice, so that both logins are there and all sessions open
+		for range 2 {
+			if _, err := q.rotate(ctx, onNodesName(n)); err != nil {
+				q.NATS.Close()
+				return nil, nil, errors.Join(err, p.stop())
+			}
+		}
+	}
+	return p, q, nil
+}
+
+// cellOn rotates the credential on n nodes over and over.
+func (q *requester) cellOn(ctx context.Context, at processes, n int, duration time.Duration) (cell, error) {
+	return at.closedLoop(ctx, 1, duration, func(ctx context.Context, _ int) (time.Duration, error) {
+		done, err := q.rotate(ctx, onNodesName(n))
+		return done.took, err
+	})
 }
 
 func onNodesName(n int) string { return fmt.Sprintf("on-%02d-nodes", n) }
@@ -121,7 +142,7 @@ func (m *many) measure(ctx context.Context, b program, servers []*pgserver.Serve
 		names = append(names, fmt.Sprintf("wide-%04d", i+1))
 		all = append(all, site.Credential{Name: names[i], Strategy: strategies[0]})
 	}
-	p, q, err := startOn(ctx, b, servers, dir, all)
+	p, q, err := startOn(ctx, b, nodesOf(servers), dir, all)
 	if err != nil {
 		return err
 	}
@@ -168,15 +189,11 @@ func (p *process) idleShare(ctx context.Context) (float64, error) {
 	return (after - before).Seconds() / idleLook.Seconds(), err
 }
 
-// startOn sets a site up whose one cluster is the servers, starts Pawl on it, and
+// startOn sets a site up whose one cluster is the nodes, starts Pawl on it, and
 // adopts all.
-func startOn(ctx context.Context, b program, servers []*pgserver.Server, dir string, credentials []site.Credential) (p *process, q *requester, err error) {
+func startOn(ctx context.Context, b program, nodes []site.Node, dir string, credentials []site.Credential) (p *process, q *requester, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
-	}
-	var nodes []site.Node
-	for i, name := range nodeNames(len(servers)) {
-		nodes = append(nodes, site.Node{Name: name, Server: servers[i]})
 	}
 	s, err := site.NewCluster(ctx, dir, nodes, "", credentials)
 	if err != nil {
@@ -196,6 +213,13 @@ func startOn(ctx context.Context, b program, servers []*pgserver.Server, dir str
 		return nil, nil, errors.Join(err, p.stop())
 	}
 	return p, q, nil
+}
+
+func nodesOf(servers []*pgserver.Server) (nodes []site.Node) {
+	for i, name := range nodeNames(len(servers)) {
+		nodes = append(nodes, site.Node{Name: name, Server: servers[i]})
+	}
+	return nodes
 }
 
 // nodeNames are those of the first n servers.

@@ -50,7 +50,7 @@ func (r *report) measureEmergency(ctx context.Context, b program, dir string) (m
 	for _, strategy := range strategies {
 		credentials = append(credentials, site.Credential{Name: "stolen-" + strategy, Strategy: strategy})
 	}
-	p, q, err := startOn(ctx, b, servers, filepath.Join(dir, "site"), credentials)
+	p, q, err := startOn(ctx, b, nodesOf(servers), filepath.Join(dir, "site"), credentials)
 	if err != nil {
 		return nil, err
 	}

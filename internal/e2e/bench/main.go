@@ -37,7 +37,7 @@ func main() {
 	flag.IntVar(&o.counted, "counted", 20, "rotations in which ALTERs, logins and messages are counted")
 	flag.IntVar(&o.credentials, "credentials", 1000, "credentials in pawl.yaml where memory is measured, at least 50; 0: leave that out")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of `pawl up` under load to this file")
-	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, emergency, schedule or memory")
+	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, compose, emergency, schedule or memory")
 	flag.StringVar(&o.up, "up", "", "be `pawl up` with this pawl.yaml, profiled; the bench starts itself so")
 	flag.Parse()
 
@@ -95,37 +95,28 @@ func bench(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if o.wants("speed") {
-		if err := r.speed(ctx, b, server, filepath.Join(dir, "speed")); err != nil {
+	for _, part := range []struct {
+		name    string
+		measure func(dir string) error
+	}{
+		{"speed", func(dir string) error { return r.speed(ctx, b, server, dir) }},
+		{"clusters", func(dir string) (err error) { r.clusters, err = r.measureClusters(ctx, b, server, dir); return err }},
+		{"bus", func(dir string) (err error) { r.buses, err = r.measureBuses(ctx, b, server, dir); return err }},
+		{"compose", func(dir string) (err error) { r.stacks, err = measureCompose(ctx, dir); return err }},
+		{"emergency", func(dir string) (err error) { r.emergency, err = r.measureEmergency(ctx, b, dir); return err }},
+		{"schedule", func(dir string) (err error) { r.schedule, err = measureSchedule(ctx, dir); return err }},
+		{"memory", func(dir string) (err error) {
+			r.memory, err = measureMemory(ctx, b, server, dir, o.credentials)
+			return err
+		}},
+	} {
+		if !o.wants(part.name) || part.name == "memory" && o.credentials == 0 {
+			continue
+		}
+		if err := part.measure(filepath.Join(dir, part.name)); err != nil {
 			return err
 		}
-		b.profile = "" // of that load
-	}
-	if o.wants("clusters") {
-		if r.clusters, err = r.measureClusters(ctx, b, server, filepath.Join(dir, "clusters")); err != nil {
-			return err
-		}
-	}
-	if o.wants("bus") {
-		if r.buses, err = r.measureBuses(ctx, b, server, filepath.Join(dir, "bus")); err != nil {
-			return err
-		}
-	}
-	if o.wants("emergency") {
-		if r.emergency, err = r.measureEmergency(ctx, b, filepath.Join(dir, "emergency")); err != nil {
-			return err
-		}
-	}
-	if o.wants("schedule") {
-		if r.schedule, err = measureSchedule(ctx, filepath.Join(dir, "schedule")); err != nil {
-			return err
-		}
-	}
-	if o.credentials > 0 && o.wants("memory") {
-		b.profile = ""
-		if r.memory, err = measureMemory(ctx, b, server, filepath.Join(dir, "memory"), o.credentials); err != nil {
-			return err
-		}
+		b.profile = "" // the profile is of the first part's load
 	}
 	return r.write(os.Stdout)
 }

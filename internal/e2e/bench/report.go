@@ -26,6 +26,7 @@ type report struct {
 	counted     []counted
 	clusters    *clusters // nil: left out, like the others
 	buses       *buses
+	stacks      *stacks
 	emergency   *emergency
 	schedule    *schedules
 	memory      *memory
@@ -86,7 +87,7 @@ func (r *report) write(w io.Writer) error {
 	return document.Execute(w, map[string]any{
 		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
 		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
-		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "K": r.stacks, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
 	})
 }
 
@@ -260,6 +261,13 @@ grows with the nodes, it is for the want of cores: so compare how much more Pawl
 | nodes | p50 ms | p99 ms | p50 ÷ that on one node | the floor's p50 ms | ÷ that on one node | CPU ms each: PostgreSQL | the floor's | pawl |
 |---|---|---|---|---|---|---|---|---|
 {{range .Rows}}{{.}}
+{{end}}
+The same with a relay before each node, which makes a round trip take as long as to another machine: then a rotation waits for
+its nodes, all at once, rather than for the cores that they share here.
+
+| round trip | nodes | p50 ms | p99 ms | p50 ÷ that on one node |
+|---|---|---|---|---|
+{{range .FarRows}}{{.}}
 {{end}}{{with .Many}}{{if .Credentials}}
 {{.Credentials}} credentials on {{$.ManyNodes}} nodes each, 8 at a time: all rotated once in {{printf "%.0f" .Took.Seconds}} s, {{printf "%.1f" .PerSecond}} per second;
 p50 {{printf "%.0f" .P50}} ms, p99 {{printf "%.0f" .P99}} ms. Afterwards ` + "`pawl up`" + ` holds {{mb .Rested.Now}} MB, and for {{$.IdleLook}} took {{printf "%.1f" .IdlePercent}} % of one core to
@@ -272,7 +280,17 @@ Stock nats-servers with what ` + "`pawl nats-config`" + ` writes: TLS both ways,
 | nats-servers | p50 ms | p99 ms | p50 ÷ that on one |
 |---|---|---|---|
 {{range .Rows}}{{.}}
-{{end}}{{end}}{{with .Stolen}}
+{{end}}{{end}}{{with .K}}
+## In containers
+
+docker-compose.yml as it is, but with nothing to wait for in pawl.yaml (` + "`drain: 0s`, `keep: 0s`" + `): the six services, a cluster of four servers of PostgreSQL, an application that is told to read its .env anew, Jaeger, Prometheus, Alertmanager. With three nats-servers there are two of each service. {{.Rotations}} rotations one after the other, from sending the request to hearing of completed. Started: from ` + "`up`" + ` on empty volumes, with the images there, to the credential adopted.
+
+| nats-servers | started s | p50 ms | p99 ms | p50 ÷ that on one | memory of the largest service MB |
+|---|---|---|---|---|---|
+{{range .Rows}}{{.}}
+{{end}}
+Images:{{range $i, $x := .Images}}{{if $i}},{{end}} {{.Name}} {{mb .Size}} MB{{end}}. Memory is what ` + "`docker stats`" + ` shows after the rotations.
+{{end}}{{with .Stolen}}
 ## Emergencies
 
 {{$.Live}} sessions of the stolen login on {{$.ContainedNodes}} nodes, {{$.Containments}} emergencies of each strategy, one after the other. Bare: NOLOGIN and pg_terminate_backend until nobody is left, by superusers who are logged in. Contained: from sending the request to hearing that nobody is logged in, or can be. Verified: until every consumer is back.

@@ -1,127 +1,102 @@
-// Package compose runs docker-compose.yml as it is, on a Docker Engine, with the
-// images that deploy/images.sh and deploy/images-offline.sh build. It is a package
-// of its own, so that the others need no Docker.
 package compose
 
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
 )
 
-const root = "../../.."
-
-// startWithin bounds `up`: keys, four servers of PostgreSQL, the bus and six
-// services, on two busy cores.
-const startWithin = 6 * time.Minute
-
-// stack is one project of Compose, with ports of its own.
+// stack is one that a test has started, and joined as two of its users.
 type stack struct {
-	t       testing.TB
-	project string
-	command []string // docker-compose, or docker compose
+	*Stack
+	t                     testing.TB
+	operator, requester   *bus.Bus
+	completed, rolledBack *nats.Subscription
 }
 
-// start runs `up` and waits until the demo's credential is adopted; afterwards
-// all is removed, volumes included.
-func start(t testing.TB) *stack {
+// start returns when the demo's credential is adopted; afterwards all is removed.
+func start(t testing.TB, files []string) *stack {
 	t.Helper()
-	s := &stack{t: t, project: fmt.Sprintf("pawl-compose-%d", os.Getpid()), command: []string{"docker-compose"}}
-	if _, err := exec.LookPath("docker-compose"); err != nil {
-		s.command = []string{"docker", "compose"}
-	}
+	s := &stack{Stack: New("pawl-compose", files), t: t}
 	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+		defer cancel()
 		if t.Failed() {
-			t.Log(s.try(time.Minute, "ps"))
-			t.Log(s.try(time.Minute, "logs", "--no-color", "--tail=25"))
+			for _, args := range [][]string{{"ps"}, {"logs", "--no-color", "--tail=25"}} {
+				out, err := s.Compose(ctx, args...)
+				t.Log(out, err)
+			}
 		}
-		if out, err := s.run(2*time.Minute, "down", "--volumes", "--remove-orphans", "--timeout", "3"); err != nil {
-			t.Errorf("down: %v\n%s", err, out)
+		if err := s.Down(ctx); err != nil {
+			t.Error(err)
 		}
 	})
-	if out, err := s.run(startWithin, "up", "--detach", "--no-build"); err != nil {
-		t.Fatalf("up: %v\n%s", err, out)
+	if err := s.Up(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	if code := strings.TrimSpace(s.docker(startWithin, "wait", s.container("adopt"))); code != "0" {
-		t.Fatalf("adopt ended with %s", code)
+	s.operator, s.requester = s.join(bus.Operator), s.join(bus.Requester)
+	s.completed, s.rolledBack = s.hear(saga.Completed), s.hear(saga.RolledBack)
+	if err := s.operator.NATS.Flush(); err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
 
-func (s *stack) run(limit time.Duration, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit) // also after the test
-	defer cancel()
-	args = append(append([]string{}, s.command[1:]...), append([]string{"--project-name", s.project, "--file", filepath.Join(root, "docker-compose.yml")}, args...)...)
-	c := exec.CommandContext(ctx, s.command[0], args...)
-	c.Env = os.Environ()
-	for _, port := range []string{"NATS", "APP", "DASHBOARD", "JAEGER", "PROMETHEUS", "ALERTMANAGER"} {
-		c.Env = append(c.Env, "PAWL_"+port+"_PORT=0") // any that is free
-	}
-	out, err := c.CombinedOutput()
-	return string(out), err
-}
-
-func (s *stack) try(limit time.Duration, args ...string) string {
-	out, err := s.run(limit, args...)
-	if err != nil {
-		out += err.Error()
-	}
-	return out
-}
-
-func (s *stack) docker(limit time.Duration, args ...string) string {
+func (s *stack) hear(event saga.Event) *nats.Subscription {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "docker", args...).CombinedOutput()
-	if err != nil {
-		s.t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// container returns the id of a service's, one that has ended included.
-func (s *stack) container(service string) string {
-	s.t.Helper()
-	id := strings.Fields(s.docker(time.Minute, "ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project="+s.project,
-		"--filter", "label=com.docker.compose.service="+service))
-	if len(id) != 1 {
-		s.t.Fatalf("%s has the containers %v", service, id)
-	}
-	return id[0]
-}
-
-// address is where a published port is reached.
-func (s *stack) address(service, port string) string {
-	s.t.Helper()
-	return strings.TrimSpace(s.docker(time.Minute, "port", s.container(service), port))
-}
-
-// join returns a client's connection, with the keys that the demo dealt to it.
-func (s *stack) join(user string) *bus.Bus {
-	s.t.Helper()
-	keys := filepath.Join(s.t.TempDir(), user)
-	s.docker(time.Minute, "cp", s.container("keys")+":/keys/"+user, keys)
-	o, err := bus.For(&inventory.Inventory{DataDir: keys, KeysDir: keys, NATS: inventory.NATS{URL: "tls://" + s.address("nats", "4222")}}, user)
+	heard, err := s.operator.NATS.SubscribeSync(bus.LogSubject(Credential, "*", event))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	b, err := bus.Connect(o)
+	return heard
+}
+
+func (s *stack) join(user string) *bus.Bus {
+	s.t.Helper()
+	b, err := s.Join(s.t.Context(), user, s.t.TempDir())
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(b.NATS.Close)
 	return b
+}
+
+func (s *stack) docker(args ...string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	out, err := Docker(ctx, args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+func (s *stack) container(service string) string {
+	s.t.Helper()
+	id, err := s.Container(s.t.Context(), service)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return id
+}
+
+func (s *stack) address(service, port string) string {
+	s.t.Helper()
+	address, err := s.Address(s.t.Context(), service, port)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return address
 }
 
 // get asks until the answer is what it should be; spans and samples are sent in
@@ -156,7 +131,30 @@ func getJSON(ctx context.Context, url string, into any) error {
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s", answer.Status)
+		return errors.New(answer.Status)
 	}
 	return json.NewDecoder(answer.Body).Decode(into)
+}
+
+// send is for what answers at once.
+func (s *stack) send(method, url, body string, into any) {
+	s.t.Helper()
+	request, err := http.NewRequestWithContext(s.t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		s.t.Fatalf("%s %s: %s", method, url, answer.Status)
+	}
+	if into != nil {
+		if err := json.NewDecoder(answer.Body).Decode(into); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }

@@ -43,8 +43,8 @@ func (s *Site) divide() error {
 			}
 		}
 		// What servers tell each other of where they listen would lead around the links.
-		own := fmt.Sprintf("listen: %q\n", from.Cluster)
-		if conf, err = replaced(conf, own, own+"  advertise: \"127.0.0.1:1\"\n"); err != nil {
+		own := fmt.Sprintf("  advertise: %q\n", strings.TrimPrefix(route(from.Host, from.Cluster), "tls://"))
+		if conf, err = replaced(conf, own, "  advertise: \"127.0.0.1:1\"\n"); err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 		if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {

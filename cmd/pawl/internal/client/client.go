@@ -62,7 +62,9 @@ func (c *Client) ask(ctx context.Context, id, credential string, request *pawlv1
 		return nil, fmt.Errorf("subscribe to the answer: %w", err)
 	}
 	defer func() { _ = answers.Unsubscribe() }() // the connection is about to close
-	if err := c.Publish(ctx, subject(credential, request), request, nats.Header{jetstream.MsgIDHeader: {id}}); err != nil {
+	if err := elected(ctx, func() error {        // under its id it is stored once, however often it is sent
+		return c.Publish(ctx, subject(credential, request), request, nats.Header{jetstream.MsgIDHeader: {id}})
+	}); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -132,15 +132,22 @@ func (c *Client) each(ctx context.Context, stream, filter string, since time.Tim
 // Now returns the position after everything that is stored.
 func (c *Client) Now(ctx context.Context) (p Position, err error) {
 	for name, next := range map[string]*uint64{bus.StreamLog: &p.log, bus.StreamNote: &p.note} {
-		stream, err := c.Stream(ctx, name)
-		if err != nil {
+		if err := elected(ctx, func() error {
+			stream, err := c.Stream(ctx, name)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := bus.Bound(ctx)
+			defer cancel()
+			info, err := stream.Info(ctx)
+			if err != nil {
+				return fmt.Errorf("stream %s: %w", name, err)
+			}
+			*next = info.State.LastSeq + 1
+			return nil
+		}); err != nil {
 			return p, err
 		}
-		info, err := stream.Info(ctx)
-		if err != nil {
-			return p, fmt.Errorf("stream %s: %w", name, err)
-		}
-		*next = info.State.LastSeq + 1
 	}
 	return p, nil
 }
@@ -157,9 +164,12 @@ func (c *Client) Follow(ctx context.Context, credential, rotation string, from P
 		stream, filter string
 		from           uint64
 	}{{bus.StreamLog, bus.LogSubject(credential, rotation, "*"), from.log}, {bus.StreamNote, "pawl.note.*", from.note}} {
-		consumer, err := c.JetStream.OrderedConsumer(ctx, of.stream, jetstream.OrderedConsumerConfig{
-			FilterSubjects: []string{of.filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: of.from})
-		if err != nil {
+		var consumer jetstream.Consumer
+		if err := elected(ctx, func() (err error) {
+			consumer, err = c.JetStream.OrderedConsumer(ctx, of.stream, jetstream.OrderedConsumerConfig{
+				FilterSubjects: []string{of.filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: of.from})
+			return err
+		}); err != nil {
 			return nil, fmt.Errorf("follow %s: %w", of.stream, err)
 		}
 		consuming, err := consumer.Consume(func(m jetstream.Msg) {

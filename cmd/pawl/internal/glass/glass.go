@@ -21,6 +21,7 @@ import (
 	"pawl.dev/internal/evidence"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -187,8 +188,8 @@ func (r *Record) summary() string {
 	if r.Ended == nil {
 		return text + ": how it ended is not known"
 	}
-	text += fmt.Sprintf(": %s refused on %s, %d sessions ended, %d prepared transactions rolled back", strings.Join(r.Logins, " and "),
-		strings.Join(slices.Sorted(maps.Keys(r.Nodes)), ", "), r.Sessions, r.Prepared)
+	text += fmt.Sprintf(": %s refused on %s, %s ended, %s rolled back", strings.Join(r.Logins, " and "),
+		strings.Join(slices.Sorted(maps.Keys(r.Nodes)), ", "), service.Count(r.Sessions, "session"), service.Count(r.Prepared, "prepared transaction"))
 	for _, name := range slices.Sorted(maps.Keys(r.Pending)) {
 		text += fmt.Sprintf("; not on %s (%s)", name, r.Pending[name])
 	}

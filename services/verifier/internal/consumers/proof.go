@@ -18,6 +18,7 @@ import (
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -65,12 +66,11 @@ func (l Logins) describe(c inventory.Consumer, proven int, old []string) string 
 		with, without = "with the new password", "from before it"
 	}
 	text := fmt.Sprintf("%s: %d of %d instances %s", c.Name, min(proven, c.Instances), c.Instances, with)
-	if len(old) > 0 {
-		noun := "sessions"
-		if len(old) == 1 {
-			noun = "session"
-		}
-		text += fmt.Sprintf("; %d %s still %s: %s", len(old), noun, without, strings.Join(old[:min(len(old), maxListed)], ", "))
+	switch {
+	case len(old) > 0:
+		text += fmt.Sprintf("; %s still %s: %s", service.Count(len(old), "session"), without, strings.Join(old[:min(len(old), maxListed)], ", "))
+	case proven == 0: // it may be there, under another name
+		text += fmt.Sprintf("; no session has the application_name %q", c.ApplicationName)
 	}
 	return text
 }
