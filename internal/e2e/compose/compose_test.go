@@ -1,17 +1,26 @@
 package compose
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/telemetry"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // allUp has a result for each of Pawl's containers that Prometheus reads.
@@ -43,9 +52,7 @@ func TestStackOfThreeServersLosesAContainerOfEachKind(t *testing.T) {
 	s := start(t, ThreeServers)
 	s.ask(allUp, 2*len(saga.Services))
 	s.unnoticed(func() string {
-		if err := s.requester.NATS.Publish(bus.RequestSubject(Credential), nil); err != nil {
-			t.Fatal(err)
-		}
+		s.request()
 		for _, service := range append([]string{"nats-2"}, saga.Services...) {
 			s.docker("kill", s.container(service))
 		}
@@ -71,13 +78,27 @@ func (s *stack) unnoticed(turn func() (rotation string)) string {
 	return rotation
 }
 
-// rotate asks as any NATS client does, and returns the rotation that completes.
+// rotate returns the rotation that completes.
 func (s *stack) rotate() string {
 	s.t.Helper()
-	if err := s.requester.NATS.Publish(bus.RequestSubject(Credential), nil); err != nil {
+	s.request()
+	return s.await()
+}
+
+// request asks as any NATS client does that wants to know that it was heard: until
+// it is, under one id, by which it is stored once.
+func (s *stack) request() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	id := nats.Header{jetstream.MsgIDHeader: {rand.Text()}}
+	err := errors.New("not asked")
+	for err != nil && ctx.Err() == nil {
+		err = s.requester.Publish(ctx, bus.RequestSubject(Credential), &pawlv1.Request{}, id)
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	return s.await()
 }
 
 // await returns the id of the rotation that completes next.
@@ -190,5 +211,24 @@ func (s *stack) checkContainers() {
 		if megabytes := image[0].Size >> 20; megabytes >= 60 {
 			s.t.Errorf("the image of %s has %d MB", service, megabytes)
 		}
+	}
+}
+
+// Both layouts are the same but for the bus.
+func TestConfigurationForThreeServersIsTheOther(t *testing.T) {
+	read := func(name string) (lines []string) {
+		text, err := os.ReadFile(filepath.Join(Root(), "deploy/compose", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "nats:") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	if one, three := read("pawl.yaml"), read("pawl-three.yaml"); !slices.Equal(one, three) {
+		t.Errorf("pawl.yaml:\n%s\npawl-three.yaml:\n%s", strings.Join(one, ""), strings.Join(three, ""))
 	}
 }
