@@ -286,7 +286,7 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 	begin := newRequested(q, known)
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
 	if adopting {
-		begin.Flow = saga.Adopt
+		begin.Flow = saga.Newest(saga.Adopt)
 	}
 	notAdopted := rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password", known.Name, known.Name))
 	if len(log.Records) == 0 {
@@ -306,7 +306,7 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 	}
 	now := follow(begin, log, state)
 	switch {
-	case state.Flow.Name == saga.Lock:
+	case state.Flow.Kind() == saga.Lock:
 		return nil, rejected(locked(known.Name, log)), nil
 	case adopting:
 	case now.Rotation == "":
@@ -324,7 +324,7 @@ func newRequested(q *request, known *inventory.Credential) *pawlv1.Requested {
 	return &pawlv1.Requested{
 		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
 		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
-		Generation: 1, Flow: known.Strategy, Group: q.group,
+		Generation: 1, Flow: saga.Newest(known.Strategy), Group: q.group,
 	}
 }
 
@@ -354,9 +354,9 @@ func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State) (refusal
 		return fmt.Sprintf("rotation %s had no predecessor", log.Rotation)
 	}
 	begin.Restores, begin.RestoresUser = before.GetBasis(), before.GetBasisUser()
-	begin.Flow = saga.RollbackAlternating
-	if state.Flow.Name == saga.InPlace {
-		begin.Flow = saga.RollbackInPlace
+	begin.Flow = saga.Newest(saga.RollbackAlternating)
+	if state.Flow.Kind() == saga.InPlace {
+		begin.Flow = saga.Newest(saga.RollbackInPlace)
 	}
 	return ""
 }
