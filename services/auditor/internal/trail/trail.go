@@ -28,6 +28,11 @@ import (
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
+// lastOffer is the delivery at which an event of another version is recorded all
+// the same, without its owner: until then, some 15 s, an auditor of that version
+// may take it.
+const lastOffer = 8
+
 // Trail records.
 type Trail struct {
 	d service.Dependencies
@@ -104,6 +109,9 @@ func (t *Trail) event(ctx context.Context, m jetstream.Msg, record *pawlv1.Audit
 		return err
 	}
 	record.Credential, record.Rotation, record.Event, record.Service = credential, rotation, string(name), saga.OwnerOf(name)
+	if meta, err := m.Metadata(); record.Service == "" && (err != nil || meta.NumDelivered < lastOffer) {
+		return errors.Join(fmt.Errorf("event %s: %w", name, saga.ErrUnknownEvent), err)
+	}
 	event := &pawlv1.Event{}
 	if err := bus.Decode(m.Headers(), m.Data(), event); err != nil {
 		record.Summary = "cannot be decoded: " + err.Error()

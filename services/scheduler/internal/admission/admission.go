@@ -28,7 +28,7 @@ import (
 )
 
 // patience is how long a request waits for services that do not answer the
-// preflight: they may be starting.
+// preflight, and for a scheduler of another version: they may be starting.
 const patience = 20 * time.Second
 
 // longest is how long a request is worked on without being given to another replica:
@@ -108,6 +108,9 @@ func (c *Clerk) handle(ctx context.Context, m service.Message) {
 	if ctx.Err() != nil {
 		return
 	}
+	if errors.Is(err, saga.ErrUnknownEvent) && time.Since(q.at) > patience {
+		answer, err = unread(&q, err), nil
+	}
 	if err != nil {
 		c.d.Log.Warn("request deferred", "request", q.id, "credential", q.credential, "again", again, "error", err)
 		again = max(again, 250*time.Millisecond)
@@ -127,6 +130,16 @@ func (c *Clerk) handle(ctx context.Context, m service.Message) {
 	if err != nil {
 		c.d.Log.Warn("request not settled; it will be delivered again", "request", q.id, "error", err)
 	}
+}
+
+// unread rejects what no scheduler could decide upon in time: the newest rotation
+// is under way by a flow that only another version knows.
+func unread(q *request, why error) *pawlv1.Answer {
+	reason := fmt.Sprintf("the newest rotation of %s is under way by another version of Pawl (%v): start a scheduler of that version", q.credential, why)
+	if q.emergency {
+		reason += fmt.Sprintf("; `pawl emergency %s --break-glass` needs none", q.credential)
+	}
+	return rejected(reason)
 }
 
 // decide returns the answer, or when to ask again, or both.
