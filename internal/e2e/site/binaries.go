@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 
@@ -19,7 +20,7 @@ var Binaries = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	built = dir
-	return dir, build(context.Background(), dir)
+	return dir, Build(context.Background(), dir, append(services(), "pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2"))
 })
 
 var built string // where Binaries put them
@@ -34,13 +35,17 @@ func Run(m *testing.M) (code int) {
 	return code
 }
 
-func build(ctx context.Context, into string) error {
-	packages := []string{"pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2"}
+func services() (packages []string) {
 	for _, s := range saga.Services {
 		packages = append(packages, "pawl.dev/services/"+s)
 	}
-	build := exec.CommandContext(ctx, "go", append([]string{"build", "-tags", "faults", "-o", into + "/"}, packages...)...)
-	if out, err := build.CombinedOutput(); err != nil {
+	return packages
+}
+
+// Build compiles packages into a folder, with the crash points.
+func Build(ctx context.Context, into string, packages []string, flags ...string) error {
+	arguments := slices.Concat([]string{"build", "-tags", "faults", "-o", into + "/"}, flags, packages)
+	if out, err := exec.CommandContext(ctx, "go", arguments...).CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return nil
