@@ -20,7 +20,7 @@ var Binaries = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	built = dir
-	return dir, Build(context.Background(), dir, append(services(), "pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2"))
+	return dir, Build(context.Background(), dir, nil, "pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2")
 })
 
 var built string // where Binaries put them
@@ -35,16 +35,13 @@ func Run(m *testing.M) (code int) {
 	return code
 }
 
-func services() (packages []string) {
+// Build compiles the services, with the crash points, and further packages into a
+// folder.
+func Build(ctx context.Context, into string, flags []string, further ...string) error {
+	arguments := slices.Concat([]string{"build", "-tags", "faults", "-o", into + "/"}, flags, further)
 	for _, s := range saga.Services {
-		packages = append(packages, "pawl.dev/services/"+s)
+		arguments = append(arguments, "pawl.dev/services/"+s)
 	}
-	return packages
-}
-
-// Build compiles packages into a folder, with the crash points.
-func Build(ctx context.Context, into string, packages []string, flags ...string) error {
-	arguments := slices.Concat([]string{"build", "-tags", "faults", "-o", into + "/"}, flags, packages)
 	if out, err := exec.CommandContext(ctx, "go", arguments...).CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}
