@@ -77,6 +77,9 @@ func (t *Trail) keep(ctx context.Context, m jetstream.Msg, fill func(context.Con
 		record.TraceId = s.TraceID().String()
 	}
 	err = fill(ctx, m, record)
+	if err == nil && record.GetService() == "" && meta.NumDelivered < lastOffer {
+		err = saga.ErrUnknownEvent
+	}
 	if err == nil {
 		err = t.store(ctx, record)
 	}
@@ -109,9 +112,6 @@ func (t *Trail) event(ctx context.Context, m jetstream.Msg, record *pawlv1.Audit
 		return err
 	}
 	record.Credential, record.Rotation, record.Event, record.Service = credential, rotation, string(name), saga.OwnerOf(name)
-	if meta, err := m.Metadata(); record.Service == "" && (err != nil || meta.NumDelivered < lastOffer) {
-		return errors.Join(fmt.Errorf("event %s: %w", name, saga.ErrUnknownEvent), err)
-	}
 	event := &pawlv1.Event{}
 	if err := bus.Decode(m.Headers(), m.Data(), event); err != nil {
 		record.Summary = "cannot be decoded: " + err.Error()
