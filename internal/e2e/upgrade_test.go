@@ -241,7 +241,7 @@ func (u *upgrade) endedBy(flow string) {
 // noneIsLost asserts that all rotations have completed, those by the newer flow
 // with its event, and that the trail holds that and verifies.
 func (u *upgrade) noneIsLost() {
-	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(u.t.Context(), 2*time.Minute)
 	defer cancel()
 	rehearsals, flows := map[string]bool{}, map[string]int{}
 	for _, name := range u.crowd.names {

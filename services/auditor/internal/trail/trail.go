@@ -29,9 +29,9 @@ import (
 )
 
 // lastOffer is the delivery at which an event of another version is recorded all
-// the same, without its owner: until then, some 15 s, an auditor of that version
-// may take it.
-const lastOffer = 8
+// the same, without its owner: until then, some ten minutes, an auditor of that
+// version may come and take it.
+const lastOffer = 48
 
 // Trail records.
 type Trail struct {
