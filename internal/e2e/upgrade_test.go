@@ -41,7 +41,7 @@ func TestUpgradeInTheMidstOfRotationsLosesNone(t *testing.T) {
 		times = 10
 	}
 	u := newUpgrade(t)
-	u.rotateThrough(u.crowd, func() { u.prepareBus(); u.replace(u.shuffled(), u.newer) })
+	u.rotateThrough(u.crowd, func() { u.prepareBus(); u.replaceSlowly(u.shuffled(), u.newer) })
 	u.endedBy(newerFlow)
 	u.saysWhatItCannotRead()
 	for range times {
@@ -57,7 +57,7 @@ func newUpgrade(t *testing.T) *upgrade {
 	u := &upgrade{crowd: &crowd{by: map[string]kind{}}, newer: buildNewer(t), began: time.Now()}
 	// The deadline is the one that steps really have: an upgrade must fit in there.
 	u.world = newWorldOnServers(t, 1, 2, time.Minute, func(apps *site.Apps) []site.Credential {
-		return append(u.crowd.of(6, apps), site.Credential{Name: held, Strategy: saga.Alternating, Drain: "9m"})
+		return append(u.crowd.of(4, apps), site.Credential{Name: held, Strategy: saga.Alternating, Drain: "9m"})
 	})
 	var err error
 	if u.older, err = site.Binaries(); err != nil {
@@ -121,6 +121,24 @@ func (u *upgrade) replace(names []string, binaries string) {
 	}
 }
 
+// replaceSlowly has a rotation end by each mix of the versions.
+func (u *upgrade) replaceSlowly(names []string, binaries string) {
+	ctx, cancel := context.WithTimeout(u.t.Context(), 2*time.Minute)
+	defer cancel()
+	for _, name := range names {
+		u.replace([]string{name}, binaries)
+		ended, err := u.client.NATS.SubscribeSync(bus.LogSubject("*", "*", saga.Completed))
+		if err == nil {
+			_, err = ended.NextMsgWithContext(ctx)
+			err = errors.Join(err, ended.Unsubscribe())
+		}
+		if err != nil {
+			u.t.Errorf("no rotation has ended since %s was replaced: %v", name, err)
+			return
+		}
+	}
+}
+
 // rotateBack goes back while rotations go on: once none is under way by the newer
 // flow the schedulers, so that none begins by it any more, and then the others. Of
 // the one that is held all the same the older version says what it is.
@@ -130,7 +148,7 @@ func (u *upgrade) rotateBack() {
 		var both sync.WaitGroup
 		defer both.Wait()
 		both.Go(u.refusesWhatItCannotRead)
-		u.replace(slices.DeleteFunc(u.shuffled(), func(name string) bool { return strings.HasPrefix(name, saga.Scheduler) }), u.older)
+		u.replaceSlowly(slices.DeleteFunc(u.shuffled(), func(name string) bool { return strings.HasPrefix(name, saga.Scheduler) }), u.older)
 	})
 	u.endedBy(saga.Alternating)
 }
@@ -155,7 +173,7 @@ func (u *upgrade) worst() {
 		}
 		u.replace(u.replicas(1, service), u.newer)
 	}
-	u.replace(u.replicas(2, others...), u.newer)
+	u.replaceSlowly(u.replicas(2, others...), u.newer)
 }
 
 // meets returns once a replica of the service has put off what it does not know.
