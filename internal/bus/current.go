@@ -16,7 +16,7 @@ type Current struct {
 func CurrentOf(log Log, state saga.State) Current {
 	begin := log.Records[0].Body.GetRequested()
 	ended, _ := state.Ended()
-	if state.Flow.Name == saga.Lock {
+	if state.Flow.Kind() == saga.Lock {
 		return Current{"", begin.GetBasisUser(), begin.GetGeneration()}
 	}
 	if ended.Event == saga.Completed {

@@ -103,7 +103,7 @@ func (l ledger) histories() map[string]*history {
 }
 
 func (s *story) fold(later []*story) {
-	s.kind, s.outcome = cmp.Or(kinds[s.first.GetFlow()], KindUnknown), OutcomeRunning
+	s.kind, s.outcome = cmp.Or(kinds[saga.Kind(s.first.GetFlow())], KindUnknown), OutcomeRunning
 	for _, e := range []saga.Event{saga.Completed, saga.RolledBack} {
 		if end, ok := s.events[e]; ok {
 			s.ended, s.outcome = &end, string(e)

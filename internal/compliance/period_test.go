@@ -122,6 +122,17 @@ func TestOverdueBeginsWhenThePolicySays(t *testing.T) {
 	}
 }
 
+func TestRotationOfAnotherVersionCountsAsOneOfItsKind(t *testing.T) {
+	c := &inventory.Credential{Name: "app", Cluster: &inventory.Cluster{Name: "main"}, RotateEvery: 90 * day}
+	b := NewBuilder(&inventory.Inventory{Credentials: map[string]*inventory.Credential{"app": c}}, Period{begin, begin.Add(day)})
+	for i, e := range []string{"requested", "frobnicated", "completed"} {
+		b.Add(Record{int64(i), &pawlv1.AuditRecord{Stream: bus.StreamLog, Sequence: uint64(i + 1), At: timestamppb.New(begin), Event: e, Flow: "alternating-2", Credential: "app", Rotation: "r-1"}})
+	}
+	if r := b.Report(Frameworks[0], Trail{}, nil); r.Coverage[0].State != StateInTime {
+		t.Errorf("%+v", r.Coverage[0])
+	}
+}
+
 func TestFlowOfAnotherVersionIsNamedAndConcludesNothing(t *testing.T) {
 	c := &inventory.Credential{Name: "app", Cluster: &inventory.Cluster{Name: "main"}, RotateEvery: 90 * day}
 	b := NewBuilder(&inventory.Inventory{Credentials: map[string]*inventory.Credential{"app": c}}, Period{begin, begin.Add(day)})

@@ -30,7 +30,7 @@ func TestBusOfThreeServersLosesAnyOfThem(t *testing.T) {
 		period, least = 5*time.Minute, 200
 	}
 	crowd := &crowd{by: map[string]kind{}}
-	w := newWorldOnServers(t, 2, func(apps *site.Apps) []site.Credential { return crowd.of(6, apps) })
+	w := newWorldOnServers(t, 3, 2, stepDeadline, func(apps *site.Apps) []site.Credential { return crowd.of(6, apps) })
 	ends := w.rotateThrough(crowd, func() { w.disturb(period) })
 	t.Logf("%d processes died; rotations ended: %v", w.fleet.Died(), ends)
 	if n := ends[saga.Completed] + ends[saga.RolledBack]; n < least {
@@ -44,7 +44,7 @@ func TestBusOfThreeServersLosesAnyOfThem(t *testing.T) {
 // TestClientLeavesAServerThatIsCutOff: such a server keeps its clients, and would
 // never answer them.
 func TestClientLeavesAServerThatIsCutOff(t *testing.T) {
-	w := newWorldOnServers(t, 0, func(*site.Apps) []site.Credential { return nil })
+	w := newWorldOnServers(t, 3, 0, stepDeadline, func(*site.Apps) []site.Credential { return nil })
 	b, err := w.site.Connect(saga.Scheduler)
 	if err != nil {
 		t.Fatal(err)
@@ -74,8 +74,8 @@ func TestClientLeavesAServerThatIsCutOff(t *testing.T) {
 	}
 }
 
-// newWorldOnServers is newWorld on a bus of three servers.
-func newWorldOnServers(t *testing.T, replicas int, layOut func(*site.Apps) []site.Credential) *world {
+// newWorldOnServers is newWorldWith on a bus of so many servers.
+func newWorldOnServers(t *testing.T, servers, replicas int, deadline time.Duration, layOut func(*site.Apps) []site.Credential) *world {
 	t.Helper()
 	server, err := pgserver.Start(t.Context(), pgserver.Options{Settings: loudestLogging()})
 	if err != nil {
@@ -86,8 +86,8 @@ func newWorldOnServers(t *testing.T, replicas int, layOut func(*site.Apps) []sit
 			t.Error(err)
 		}
 	})
-	return newWorldWith(t, replicas, layOut, func(dir, otlp string, credentials []site.Credential) (*site.Site, error) {
-		return site.NewOnServers(t.Context(), dir, 3, []site.Node{{Name: "primary", Server: server}}, otlp, credentials)
+	return newWorldWith(t, replicas, deadline, layOut, func(dir, otlp string, credentials []site.Credential) (*site.Site, error) {
+		return site.NewOnServers(t.Context(), dir, servers, []site.Node{{Name: "primary", Server: server}}, otlp, credentials)
 	})
 }
 

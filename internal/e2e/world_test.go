@@ -105,13 +105,13 @@ func newWorld(t *testing.T, replicas int, layOut func(*site.Apps, *pgserver.Serv
 // newWorldOn does so on servers that run already, of which one is "primary".
 func newWorldOn(t *testing.T, replicas int, nodes []site.Node, layOut func(*site.Apps) []site.Credential) *world {
 	t.Helper()
-	return newWorldWith(t, replicas, layOut, func(dir, otlp string, credentials []site.Credential) (*site.Site, error) {
+	return newWorldWith(t, replicas, stepDeadline, layOut, func(dir, otlp string, credentials []site.Credential) (*site.Site, error) {
 		return site.NewCluster(t.Context(), dir, nodes, otlp, credentials)
 	})
 }
 
-// newWorldWith does so on the site that build makes.
-func newWorldWith(t *testing.T, replicas int, layOut func(*site.Apps) []site.Credential, build func(dir, otlp string, credentials []site.Credential) (*site.Site, error)) *world {
+// newWorldWith does so on the site that build makes, with no step longer than deadline.
+func newWorldWith(t *testing.T, replicas int, deadline time.Duration, layOut func(*site.Apps) []site.Credential, build func(dir, otlp string, credentials []site.Credential) (*site.Site, error)) *world {
 	t.Helper()
 	w := &world{t: t, apps: site.NewApps(), random: newRandom(t), seen: &sightings{secrets: map[string]bool{}}}
 	t.Cleanup(w.apps.Close)
@@ -121,7 +121,7 @@ func newWorldWith(t *testing.T, replicas int, layOut func(*site.Apps) []site.Cre
 		t.Fatal(err)
 	}
 	w.apps.Use(w.site)
-	w.startFleet(replicas)
+	w.startFleet(replicas, deadline)
 	t.Cleanup(w.scan)
 	return w
 }
@@ -132,14 +132,14 @@ func loudestLogging() map[string]string {
 		"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on", "pg_stat_statements.track": "all"}
 }
 
-func (w *world) startFleet(replicas int) {
+func (w *world) startFleet(replicas int, deadline time.Duration) {
 	t := w.t
 	t.Helper()
 	built, err := site.Binaries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.fleet, err = w.site.StartFleet(context.Background(), built, replicas, ackWait, stepDeadline); err != nil {
+	if w.fleet, err = w.site.StartFleet(context.Background(), built, replicas, ackWait, deadline); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

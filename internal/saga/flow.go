@@ -63,6 +63,12 @@ const (
 // round, and the Undo rows whose Undoes step was reached are walked instead.
 // A step without a failure event is past the point of no return: it is retried
 // for ever, and past its deadline it is stalled, which people are told of.
+//
+// A flow is never edited once it is released: rotations under way go on by it,
+// and so do services of the version before, beside those of the next. The changed
+// one is added with its kind's name and a number, alternating-2, and rotations
+// begin by that. It leaves behind what its kind does: from there on any version
+// continues.
 var Flows = []Flow{
 	{
 		Name: Alternating, Does: "Two logins in turn: the idle one gets the new credential, the old one keeps working until nobody uses it.",

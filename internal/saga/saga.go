@@ -8,6 +8,7 @@ package saga
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 )
@@ -59,6 +60,25 @@ func FlowByName(name string) (flow *Flow, ok bool) {
 	return &Flows[i], true
 }
 
+var number = regexp.MustCompile(`-[0-9]+$`)
+
+// Kind is what a flow is a version of: alternating-2 is an alternating flow.
+func Kind(flow string) string { return number.ReplaceAllString(flow, "") }
+
+// Kind is that of the flow's name.
+func (f *Flow) Kind() string { return Kind(f.Name) }
+
+// Newest names the flow of that kind by which rotations begin: the last one of
+// the table. It is empty where there is none.
+func Newest(kind string) string {
+	for _, f := range slices.Backward(Flows) {
+		if f.Kind() == kind {
+			return f.Name
+		}
+	}
+	return ""
+}
+
 // Entry is one stored event of a rotation.
 type Entry struct {
 	Event Event
@@ -76,20 +96,24 @@ type State struct {
 
 // ErrUnknownEvent is wrapped by Fold where the log holds an event or a flow of
 // another version. Such a rotation is left to a service that knows it.
-var ErrUnknownEvent = errors.New("event or flow of another version")
+var ErrUnknownEvent = errors.New("this version of Pawl does not know it, another one does")
 
-// Fold reads the log of one rotation, in stored order, from `requested` on.
+// Fold reads the log of one rotation, in stored order, from `requested` on. One
+// of another version that has ended is read as one of its kind.
 func Fold(flowName string, log []Entry) (State, error) {
-	flow, ok := FlowByName(flowName)
-	if !ok {
-		return State{}, fmt.Errorf("flow %q: %w", flowName, ErrUnknownEvent)
+	flow, known := FlowByName(flowName)
+	if !known {
+		var kin bool
+		if flow, kin = FlowByName(Newest(Kind(flowName))); !kin || !slices.ContainsFunc(log, ends) {
+			return State{}, fmt.Errorf("flow %q: %w", flowName, ErrUnknownEvent)
+		}
 	}
 	s := State{Flow: flow, seen: make(map[Event]Entry, len(log))}
 	for i, e := range log {
 		if (i == 0) != (e.Event == Requested) {
 			return State{}, fmt.Errorf("log begins with %q: a rotation begins with one %q", log[0].Event, Requested)
 		}
-		if !flow.knows(e.Event) {
+		if known && !flow.knows(e.Event) {
 			return State{}, fmt.Errorf("event %q in flow %q: %w", e.Event, flowName, ErrUnknownEvent)
 		}
 		s.seen[e.Event] = e
@@ -103,6 +127,8 @@ func Fold(flowName string, log []Entry) (State, error) {
 	}
 	return s, nil
 }
+
+func ends(e Entry) bool { return e.Event == Completed || e.Event == RolledBack }
 
 // Has returns the stored event, if the rotation has it.
 func (s State) Has(e Event) (Entry, bool) { entry, ok := s.seen[e]; return entry, ok }

@@ -94,6 +94,34 @@ func TestEventOfANewerVersionIsLeftAlone(t *testing.T) {
 	}
 }
 
+func TestEndedRotationOfANewerVersionIsReadAsOneOfItsKind(t *testing.T) {
+	s, err := Fold("alternating-2", entries(Requested, Staged, "frobnicated", Completed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Open() || s.Flow.Name != Alternating || s.Next() == nil || s.Next().Emits != Erased {
+		t.Errorf("open %v, flow %s, due: %v", s.Open(), s.Flow.Name, s.Next())
+	}
+	for flow, log := range map[string][]Event{
+		"alternating-2":  {Requested, Staged, Published}, // where it is, only its own version knows
+		"frobnication-2": {Requested, Completed},
+	} {
+		if _, err := Fold(flow, entries(log...)); !errors.Is(err, ErrUnknownEvent) {
+			t.Errorf("%s %v: %v", flow, log, err)
+		}
+	}
+}
+
+func TestRotationsBeginByTheLastFlowOfAKind(t *testing.T) {
+	defer func(released []Flow) { Flows = released }(Flows)
+	Flows = append(slices.Clone(Flows), Flow{Name: "alternating-2"}, Flow{Name: "alternating-10"})
+	for kind, want := range map[string]string{Alternating: "alternating-10", InPlace: InPlace, "frobnication": ""} {
+		if got := Newest(kind); got != want {
+			t.Errorf("%s: %q, want %q", kind, got, want)
+		}
+	}
+}
+
 func TestEveryServiceHearsWhatMakesItsStepsDue(t *testing.T) {
 	Walk(func(log []Entry, s State, next *Step) {
 		if next != nil && !slices.Contains(Triggers(next.Owner, s.Flow.Urgent), s.Last.Event) {

@@ -25,7 +25,6 @@ import (
 // Delays of redelivery. A bare Nak would come back at once and for ever.
 const (
 	staleAgain   = 50 * time.Millisecond // a follower's answer lagged behind the trigger
-	unknownAgain = time.Minute           // an event of a newer version: leave it to one that knows it
 	longestRetry = 30 * time.Second
 	headroom     = 0.9 // an effect ends this share into the saga's deadline, so that no late effect outlives a time-out
 )
@@ -68,7 +67,7 @@ func (l *loop) advance(ctx context.Context, m Message, meta *jetstream.MsgMetada
 	for {
 		log, err := l.deps.Bus.ReadNewest(ctx, credential)
 		if err != nil {
-			return retry(meta.NumDelivered), err
+			return Retry(meta.NumDelivered), err
 		}
 		if meta.Stream == bus.StreamLog && log.LastSeq() < meta.Sequence.Stream {
 			return staleAgain, nil // acknowledging on a stale fold would lose the trigger
@@ -78,7 +77,7 @@ func (l *loop) advance(ctx context.Context, m Message, meta *jetstream.MsgMetada
 		}
 		state, err := log.Fold()
 		if errors.Is(err, saga.ErrUnknownEvent) {
-			return unknownAgain, err
+			return Retry(meta.NumDelivered), err // a replica of its version is asked soon, or comes
 		}
 		if err != nil {
 			return longestRetry, err
@@ -147,11 +146,11 @@ func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetada
 		span.SetStatus(codes.Error, err.Error())
 		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "retry", took)
 		l.retrying(ctx, r, meta, err)
-		return retry(meta.NumDelivered), err
-	case !saga.IsPermanent(err) && time.Now().Add(retry(meta.NumDelivered)).Before(effectDeadline(r)):
+		return Retry(meta.NumDelivered), err
+	case !saga.IsPermanent(err) && time.Now().Add(Retry(meta.NumDelivered)).Before(effectDeadline(r)):
 		span.SetStatus(codes.Error, err.Error())
 		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "retry", took)
-		return retry(meta.NumDelivered), err
+		return Retry(meta.NumDelivered), err
 	default:
 		span.SetStatus(codes.Error, err.Error())
 		emits, outcome = step.Fails, "failed"
@@ -166,7 +165,7 @@ func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetada
 
 	if l.deps.Sealed != nil {
 		if err := l.deps.Sealed.Noted(ctx); err != nil {
-			return retry(meta.NumDelivered), err
+			return Retry(meta.NumDelivered), err
 		}
 	}
 	fault.Point(log.Credential, step.Name+".append.before")
@@ -174,7 +173,7 @@ func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetada
 		if errors.Is(err, bus.ErrConflict) {
 			return 0, err
 		}
-		return retry(meta.NumDelivered), err
+		return Retry(meta.NumDelivered), err
 	}
 	fault.Point(log.Credential, step.Name+".append.after")
 	l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, outcome, took)
@@ -314,8 +313,9 @@ func (l *loop) credentialOf(r *Rotation) string {
 	return r.Credential.Name
 }
 
-// retry is exponential from 100 ms to longestRetry, with jitter.
-func retry(delivered uint64) time.Duration {
+// Retry is when a message that was delivered so often is to come again:
+// exponentially from 100 ms to longestRetry, with jitter.
+func Retry(delivered uint64) time.Duration {
 	base := min(longestRetry, 50*time.Millisecond<<min(delivered, 12))
 	return base/2 + rand.N(base/2+1)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 
@@ -19,7 +20,7 @@ var Binaries = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	built = dir
-	return dir, build(context.Background(), dir)
+	return dir, Build(context.Background(), dir, nil, "pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2")
 })
 
 var built string // where Binaries put them
@@ -34,13 +35,14 @@ func Run(m *testing.M) (code int) {
 	return code
 }
 
-func build(ctx context.Context, into string) error {
-	packages := []string{"pawl.dev/internal/e2e/natsd", "github.com/nats-io/nats-server/v2"}
+// Build compiles the services, with the crash points, and further packages into a
+// folder.
+func Build(ctx context.Context, into string, flags []string, further ...string) error {
+	arguments := slices.Concat([]string{"build", "-tags", "faults", "-o", into + "/"}, flags, further)
 	for _, s := range saga.Services {
-		packages = append(packages, "pawl.dev/services/"+s)
+		arguments = append(arguments, "pawl.dev/services/"+s)
 	}
-	build := exec.CommandContext(ctx, "go", append([]string{"build", "-tags", "faults", "-o", into + "/"}, packages...)...)
-	if out, err := build.CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "go", arguments...).CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return nil

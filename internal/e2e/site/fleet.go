@@ -28,13 +28,14 @@ type Fleet struct {
 	wait      sync.WaitGroup
 	mu        sync.Mutex
 	processes map[string]*exec.Cmd
+	programs  map[string]string // what each process runs from its next start on
 	deaths    int
 	metrics   map[string]string // address of /metrics, by process
 }
 
 // StartFleet starts the processes. deadline caps every step's deadline.
 func (s *Site) StartFleet(ctx context.Context, binaries string, replicas int, ackWait, deadline time.Duration) (*Fleet, error) {
-	f := &Fleet{Logs: filepath.Join(s.Dir, "logs"), Faults: filepath.Join(s.Dir, "faults"), processes: map[string]*exec.Cmd{}, metrics: map[string]string{}}
+	f := &Fleet{Logs: filepath.Join(s.Dir, "logs"), Faults: filepath.Join(s.Dir, "faults"), processes: map[string]*exec.Cmd{}, programs: map[string]string{}, metrics: map[string]string{}}
 	f.ctx, f.stop = context.WithCancel(ctx)
 	for _, dir := range []string{f.Logs, f.Faults} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -62,9 +63,12 @@ func (s *Site) StartFleet(ctx context.Context, binaries string, replicas int, ac
 
 // keep starts a process and starts it again whenever it ends.
 func (f *Fleet) keep(name, binary string, args, environment []string) {
+	f.mu.Lock()
+	f.programs[name] = binary
+	f.mu.Unlock()
 	f.wait.Go(func() {
 		for f.ctx.Err() == nil {
-			if err := f.once(name, binary, args, environment); err != nil {
+			if err := f.once(name, args, environment); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 			}
 			select { // a process that cannot start must not be started in a tight loop
@@ -75,12 +79,15 @@ func (f *Fleet) keep(name, binary string, args, environment []string) {
 	})
 }
 
-func (f *Fleet) once(name, binary string, args, environment []string) error {
+func (f *Fleet) once(name string, args, environment []string) error {
 	log, err := os.OpenFile(filepath.Join(f.Logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
+	f.mu.Lock()
+	binary := f.programs[name]
+	f.mu.Unlock()
 	cmd := exec.CommandContext(f.ctx, binary, args...)
 	cmd.Cancel = func() error { _ = cmd.Process.Signal(syscall.SIGCONT); return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second

@@ -41,7 +41,7 @@ func New(d service.Dependencies) (*service.Service, error) {
 // alternates tells the strategy from the flow where that says it: the
 // configuration may have changed since the rotation began.
 func alternates(r *service.Rotation) bool {
-	switch r.State.Flow.Name {
+	switch r.State.Flow.Kind() {
 	case saga.Alternating:
 		return true
 	case saga.InPlace:

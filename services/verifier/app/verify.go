@@ -30,7 +30,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 		return nil, err
 	}
 	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %s passed", cred.User, service.Count(len(r.Credential.Members()), "node"), service.Count(len(probe.For(r.Credential)), "probe"))}
-	if r.State.Flow.Name == saga.Adopt {
+	if r.State.Flow.Kind() == saga.Adopt {
 		return event, nil
 	}
 	proof, err := a.prove(ctx, r)

@@ -33,7 +33,7 @@ var kinds = []kind{
 	{"overdue", "warn", func(s posture.Standing) bool { return s.Overdue() > 0 }},
 	{"running", "busy", posture.Standing.Open},
 	{"due", "soon", posture.Standing.Due},
-	{"not adopted", "quiet", func(s posture.Standing) bool { return s.State == chronicle.NotAdopted }},
+	{"not adopted", "quiet", func(s posture.Standing) bool { return s.State == chronicle.NotAdopted && s.Trouble == "" }},
 }
 
 // attention is how many of the kinds, from the first on, want a person.
@@ -72,6 +72,8 @@ func newRow(s posture.Standing) row {
 		r.Share = min(1000, int(1000*s.Age()/r.Every))
 	}
 	switch {
+	case s.Trouble != "":
+		r.Word = "unclear"
 	case s.State == chronicle.NotAdopted:
 		r.Word = "not adopted"
 	case s.State == chronicle.Idle && len(s.Drift) > 0:

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"bytes"
 	"embed"
+	"errors"
 	"html/template"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/saga"
 	"pawl.dev/internal/trail"
 	"pawl.dev/services/auditor/internal/posture"
 )
@@ -65,8 +67,12 @@ func (b *Dashboard) fail(w http.ResponseWriter, _ *http.Request, status int, tex
 	}{h, text})
 }
 
-// broken answers where the bus did not.
+// broken answers where the bus did not, or what it did cannot be understood.
 func (b *Dashboard) broken(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, saga.ErrUnknownEvent) {
+		b.fail(w, r, http.StatusNotImplemented, err.Error()+".")
+		return
+	}
 	b.d.Log.Warn("page not made", "path", r.URL.Path, "error", err)
 	b.fail(w, r, http.StatusServiceUnavailable, "The bus does not answer; the auditor's log says why. Try again soon.")
 }
@@ -92,7 +98,7 @@ func (b *Dashboard) credential(w http.ResponseWriter, r *http.Request) {
 	}
 	page.Row, page.Facts = newRow(page.Standing), facts(page.Standing)
 	page.Live = "/events?of=" + page.Config.Name
-	page.Summary = page.Config.Name + ": " + page.State
+	page.Summary = page.Config.Name + ": " + page.Row.Word
 	b.pages.write(w, http.StatusOK, "credential", page)
 }
 

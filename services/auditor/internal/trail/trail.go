@@ -28,6 +28,11 @@ import (
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
+// lastOffer is the delivery at which an event of another version is recorded all
+// the same, without its owner: until then, some ten minutes, an auditor of that
+// version may come and take it.
+const lastOffer = 48
+
 // Trail records.
 type Trail struct {
 	d service.Dependencies
@@ -72,6 +77,9 @@ func (t *Trail) keep(ctx context.Context, m jetstream.Msg, fill func(context.Con
 		record.TraceId = s.TraceID().String()
 	}
 	err = fill(ctx, m, record)
+	if err == nil && record.GetService() == "" && meta.NumDelivered < lastOffer {
+		err = saga.ErrUnknownEvent
+	}
 	if err == nil {
 		err = t.store(ctx, record)
 	}

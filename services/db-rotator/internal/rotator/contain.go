@@ -41,7 +41,7 @@ func (o *Rotator) Contain(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	}
 	k.decide(r)
 	summary := fmt.Sprintf("%s refused on %s, %s ended", strings.Join(k.found.Logins, " and "), strings.Join(slices.Sorted(maps.Keys(k.found.At)), ", "), service.Count(k.found.Sessions, "session"))
-	if r.State.Flow.Name != saga.Lock {
+	if r.State.Flow.Kind() != saga.Lock {
 		summary += fmt.Sprintf("; %q returns", k.found.Returns)
 	}
 	o.gather(r.Credential, r.ID, k.found)

@@ -52,7 +52,7 @@ func (r *Reconciler) examineUnsettled(ctx context.Context, f *findings, c *inven
 	switch state, err := log.Fold(); {
 	case err != nil:
 		return err
-	case state.Flow.Name == saga.Lock:
+	case state.Flow.Kind() == saga.Lock:
 		f.refuse("%s: lock %s is refusing them", who, log.Rotation)
 	case state.Flow.Urgent:
 		f.refuse("%s: emergency %s has refused them, and the new password is not there yet: `pawl status %s` says what is in the way", who, log.Rotation, c.Name)

@@ -202,7 +202,7 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 }
 
 func inPlace(r *service.Rotation) bool {
-	return r.State.Flow.Name == saga.InPlace || r.State.Flow.Name == saga.RollbackInPlace
+	return r.State.Flow.Kind() == saga.InPlace || r.State.Flow.Kind() == saga.RollbackInPlace
 }
 
 // strip takes the idle login's password, if Pawl knows it.

@@ -19,7 +19,7 @@ import (
 // passes the fence, so that a late Stage is refused.
 func (o *Rotator) Unstage(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
 	c, requested := r.Credential, r.Requested()
-	switch r.State.Flow.Name {
+	switch r.State.Flow.Kind() {
 	case saga.RollbackAlternating:
 		restored, err := o.envelopes.Open(ctx, c.Name, requested.GetRestores())
 		if err != nil {

@@ -28,7 +28,7 @@ import (
 )
 
 // patience is how long a request waits for services that do not answer the
-// preflight: they may be starting.
+// preflight, and for a scheduler of another version: they may be starting.
 const patience = 20 * time.Second
 
 // longest is how long a request is worked on without being given to another replica:
@@ -108,6 +108,9 @@ func (c *Clerk) handle(ctx context.Context, m service.Message) {
 	if ctx.Err() != nil {
 		return
 	}
+	if errors.Is(err, saga.ErrUnknownEvent) && time.Since(q.at) > patience {
+		answer, err = unread(&q, err), nil
+	}
 	if err != nil {
 		c.d.Log.Warn("request deferred", "request", q.id, "credential", q.credential, "again", again, "error", err)
 		again = max(again, 250*time.Millisecond)
@@ -127,6 +130,16 @@ func (c *Clerk) handle(ctx context.Context, m service.Message) {
 	if err != nil {
 		c.d.Log.Warn("request not settled; it will be delivered again", "request", q.id, "error", err)
 	}
+}
+
+// unread rejects what no scheduler could decide upon in time: the newest rotation
+// is under way by a flow that only another version knows.
+func unread(q *request, why error) *pawlv1.Answer {
+	reason := fmt.Sprintf("the newest rotation of %s is under way by another version of Pawl (%v): start a scheduler of that version", q.credential, why)
+	if q.emergency {
+		reason += fmt.Sprintf("; `pawl emergency %s --break-glass` needs none", q.credential)
+	}
+	return rejected(reason)
 }
 
 // decide returns the answer, or when to ask again, or both.
@@ -286,7 +299,7 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 	begin := newRequested(q, known)
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
 	if adopting {
-		begin.Flow = saga.Adopt
+		begin.Flow = saga.Newest(saga.Adopt)
 	}
 	notAdopted := rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password", known.Name, known.Name))
 	if len(log.Records) == 0 {
@@ -306,7 +319,7 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 	}
 	now := follow(begin, log, state)
 	switch {
-	case state.Flow.Name == saga.Lock:
+	case state.Flow.Kind() == saga.Lock:
 		return nil, rejected(locked(known.Name, log)), nil
 	case adopting:
 	case now.Rotation == "":
@@ -324,7 +337,7 @@ func newRequested(q *request, known *inventory.Credential) *pawlv1.Requested {
 	return &pawlv1.Requested{
 		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
 		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
-		Generation: 1, Flow: known.Strategy, Group: q.group,
+		Generation: 1, Flow: saga.Newest(known.Strategy), Group: q.group,
 	}
 }
 
@@ -354,9 +367,9 @@ func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State) (refusal
 		return fmt.Sprintf("rotation %s had no predecessor", log.Rotation)
 	}
 	begin.Restores, begin.RestoresUser = before.GetBasis(), before.GetBasisUser()
-	begin.Flow = saga.RollbackAlternating
-	if state.Flow.Name == saga.InPlace {
-		begin.Flow = saga.RollbackInPlace
+	begin.Flow = saga.Newest(saga.RollbackAlternating)
+	if state.Flow.Kind() == saga.InPlace {
+		begin.Flow = saga.Newest(saga.RollbackInPlace)
 	}
 	return ""
 }

@@ -95,10 +95,10 @@ func (c *Clerk) Contain(ctx context.Context, a Alarm) (*pawlv1.Answer, error) {
 // open or not, or says what is in the way.
 func supersede(q *request, known *inventory.Credential, log bus.Log) (begin *pawlv1.Requested, refusal string, err error) {
 	begin = newRequested(q, known)
-	begin.Flow, begin.BasisUser, begin.Group = saga.Emergency, known.Role, nil
+	begin.Flow, begin.BasisUser, begin.Group = saga.Newest(saga.Emergency), known.Role, nil
 	locks, unlocks := begin.Action == pawlv1.Action_ACTION_LOCK, begin.Action == pawlv1.Action_ACTION_UNLOCK
 	if locks {
-		begin.Flow = saga.Lock
+		begin.Flow = saga.Newest(saga.Lock)
 	}
 	if len(log.Records) == 0 { // never adopted: it can be stolen all the same
 		if unlocks {
@@ -110,14 +110,14 @@ func supersede(q *request, known *inventory.Credential, log bus.Log) (begin *paw
 	if err != nil {
 		return nil, "", err
 	}
-	switch isLock := state.Flow.Name == saga.Lock; {
+	switch isLock := state.Flow.Kind() == saga.Lock; {
 	case locks && isLock, isLock && !unlocks:
 		return nil, locked(known.Name, log), nil
 	case unlocks && !isLock:
 		return nil, known.Name + " is not locked", nil
 	case unlocks && state.Open():
 		return nil, fmt.Sprintf("lock %s of %s is still under way: it is at %q", log.Rotation, known.Name, state.Next().Name), nil
-	case state.Flow.Name == saga.Emergency && state.Open() && !locks && !undone(q, state):
+	case state.Flow.Kind() == saga.Emergency && state.Open() && !locks && !undone(q, state):
 		return nil, fmt.Sprintf("emergency %s of %s is under way already: it is at %q since %s; if it does not get on, or its new password is stolen, too: `pawl lock %[2]s`, and then `pawl unlock %[2]s`", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)), nil
 	}
 	if now := follow(begin, log, state); now.User == "" {
@@ -147,7 +147,7 @@ func bareSince(state saga.State) (since time.Time, bare bool) {
 			return at.At, true
 		}
 	}
-	if ended, ok := state.Ended(); ok && state.Flow.Name == saga.Adopt && ended.Event == saga.Completed {
+	if ended, ok := state.Ended(); ok && state.Flow.Kind() == saga.Adopt && ended.Event == saga.Completed {
 		return ended.At, true
 	}
 	return time.Time{}, false

@@ -117,7 +117,7 @@ func (c *Clock) receive(ctx context.Context, m jetstream.Msg, handle func(contex
 	}
 	if err != nil {
 		c.d.Log.Warn("timer deferred", "subject", m.Subject(), "error", err)
-		again = max(again, time.Second)
+		again = max(again, service.Retry(meta.NumDelivered))
 	}
 	if again > 0 {
 		err = m.NakWithDelay(again)
