@@ -25,10 +25,8 @@ func Proxy(t testing.TB, service string) (host string, compare func()) {
 	var mu sync.Mutex
 	used, refused := map[string]bool{}, map[string]bool{}
 	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "docker" },
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", "/var/run/docker.sock")
-		}},
+		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "docker" },
+		Transport: unixTransport("/var/run/docker.sock"),
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
@@ -68,6 +66,13 @@ func Proxy(t testing.TB, service string) (host string, compare func()) {
 			}
 		}
 	}
+}
+
+// unixTransport connects to a socket, whatever the address says.
+func unixTransport(socket string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
 }
 
 // documented reads the table of docs/docker.md.
