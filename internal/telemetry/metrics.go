@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -130,6 +131,9 @@ func labels(pairs ...string) metric.MeasurementOption {
 // returns nil) on address until ctx ends.
 func (m *Metrics) Serve(ctx context.Context, address string, ready func() error) error {
 	listener, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("telemetry.metrics: another process listens on %s, perhaps another Pawl: name another address in pawl.yaml", address)
+	}
 	if err != nil {
 		return fmt.Errorf("telemetry.metrics: %w", err)
 	}
