@@ -25,13 +25,16 @@ func TestSwarmStackTurnsASecretWhileItIsUpdated(t *testing.T) {
 	s.forgetTheFile()
 	s.pawl("rotate", Credential, "--wait")
 
-	for _, service := range saga.Services {
+	replace := func(service string) {
 		dockertest.Run(t, "service", "update", "--force", "--quiet", "--detach", "pawl_"+service)
+	}
+	for _, service := range saga.Services {
+		replace(service)
 	}
 	s.kill("nats-2")
 	rotations := 0
 	for updated := false; !updated; rotations++ {
-		updated = s.updated() // and once more, after the last of them
+		updated = s.updated(replace) // and once more, after the last of them
 		s.pawl("rotate", Credential, "--wait")
 	}
 	t.Logf("%d rotations while every service was replaced", rotations)
@@ -42,7 +45,8 @@ func TestSwarmStackTurnsASecretWhileItIsUpdated(t *testing.T) {
 // of PostgreSQL and an application beside it.
 type swarm struct {
 	*testing.T
-	dir string // a copy of the folder
+	dir   string // a copy of the folder
+	again int    // how often an update was begun again
 }
 
 func newSwarm(t *testing.T) *swarm {
@@ -128,7 +132,7 @@ func (s *swarm) forgetTheFile() {
 	}
 	s.deploy()
 	s.eventually("everything is updated, and runs", func() error {
-		if !s.updated() {
+		if !s.updated(func(string) { s.deploy() }) {
 			return fmt.Errorf("an update goes on")
 		}
 		return s.running()
@@ -150,20 +154,43 @@ func (s *swarm) running() error {
 	return nil
 }
 
-// updated reports whether no service is in an update, and fails the test where one
-// has been turned back.
-func (s *swarm) updated() bool {
+// updated reports whether no service is in an update. One that was turned back fails
+// the test, unless Docker had not started the task: then it is begun again.
+func (s *swarm) updated(again func(service string)) bool {
 	s.Helper()
 	for _, service := range saga.Services {
 		switch state := dockertest.Run(s, "service", "inspect", "--format={{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", "pawl_"+service); state {
 		case "", "completed":
-		case "updating":
+		case "updating", "rollback_started":
 			return false
 		default:
-			s.Fatalf("the update of %s: %s", service, state)
+			if s.again++; s.again > 3 || !s.startFailed(service) {
+				s.Fatalf("the update of %s: %s", service, state)
+			}
+			s.Logf("the update of %s: %s, since Docker could not start a task; again", service, state)
+			again(service)
+			return false
 		}
 	}
 	return true
+}
+
+// startFailed reports whether every task of a service that failed had met a fault of
+// Docker, which closes its files too late to make their mount read-only (moby, issue 48783).
+func (s *swarm) startFailed(service string) bool {
+	s.Helper()
+	faults := dockertest.Run(s, "service", "ps", "--no-trunc", "--format={{.Error}}", "pawl_"+service)
+	failed := false
+	for fault := range strings.Lines(faults) {
+		if fault = strings.TrimSpace(fault); fault == "" {
+			continue
+		}
+		if !strings.Contains(fault, "unable to remount dir as readonly") {
+			return false
+		}
+		failed = true
+	}
+	return failed
 }
 
 func (s *swarm) kill(service string) {
