@@ -69,7 +69,7 @@ func (r *report) measureClusters(ctx context.Context, b program, first *pgserver
 // measureNodes interleaves the numbers of nodes, so that the machine's drift
 // hits all of them.
 func (r *report) measureNodes(ctx context.Context, c *clusters, b program, servers []*pgserver.Server, dir string) (err error) {
-	p, q, err := r.startOnNodes(ctx, b, nodesOf(servers), dir)
+	p, q, err := r.startOnNodes(ctx, b, nodesOf(servers), 0, dir)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (r *report) measureNodes(ctx context.Context, c *clusters, b program, serve
 				return err
 			}
 			c.Floors[n] = append(c.Floors[n], bare)
-			one, err := q.cellOn(ctx, at, n, r.options.cell)
+			one, err := q.cellOn(ctx, at, onNodesName(n, 0), r.options.cell)
 			if err != nil {
 				return err
 			}
@@ -102,11 +102,11 @@ func (r *report) measureNodes(ctx context.Context, c *clusters, b program, serve
 	return nil
 }
 
-// startOnNodes starts Pawl with a credential on each number of nodes.
-func (r *report) startOnNodes(ctx context.Context, b program, nodes []site.Node, dir string) (*process, *requester, error) {
+// startOnNodes starts Pawl with a credential on each number of nodes, which are so far.
+func (r *report) startOnNodes(ctx context.Context, b program, nodes []site.Node, far time.Duration, dir string) (*process, *requester, error) {
 	var credentials []site.Credential
 	for _, n := range onNodes {
-		credentials = append(credentials, site.Credential{Name: onNodesName(n), Strategy: strategies[0], Nodes: nodeNames(n)})
+		credentials = append(credentials, site.Credential{Name: onNodesName(n, far), Strategy: strategies[0], Nodes: nodeNames(n)})
 	}
 	p, q, err := startOn(ctx, b, nodes, dir, credentials)
 	if err != nil {
@@ -114,7 +114,7 @@ func (r *report) startOnNodes(ctx context.Context, b program, nodes []site.Node,
 	}
 	for _, n := range onNodes { // twice, so that both logins are there and all sessions open
 		for range 2 {
-			if _, err := q.rotate(ctx, onNodesName(n)); err != nil {
+			if _, err := q.rotate(ctx, onNodesName(n, far)); err != nil {
 				q.NATS.Close()
 				return nil, nil, errors.Join(err, p.stop())
 			}
@@ -123,15 +123,15 @@ func (r *report) startOnNodes(ctx context.Context, b program, nodes []site.Node,
 	return p, q, nil
 }
 
-// cellOn rotates the credential on n nodes over and over.
-func (q *requester) cellOn(ctx context.Context, at processes, n int, duration time.Duration) (cell, error) {
+// cellOn rotates the credential over and over.
+func (q *requester) cellOn(ctx context.Context, at processes, credential string, duration time.Duration) (cell, error) {
 	return at.closedLoop(ctx, 1, duration, func(ctx context.Context, _ int) (time.Duration, error) {
-		done, err := q.rotate(ctx, onNodesName(n))
+		done, err := q.rotate(ctx, credential)
 		return done.took, err
 	})
 }
 
-func onNodesName(n int) string { return fmt.Sprintf("on-%02d-nodes", n) }
+func onNodesName(n int, far time.Duration) string { return fmt.Sprintf("on-%02d-nodes-%v-away", n, far) }
 
 func (m *many) measure(ctx context.Context, b program, servers []*pgserver.Server, dir string, credentials int) (err error) {
 	progress("clusters: adopting %d credentials on %d nodes", credentials, len(servers))

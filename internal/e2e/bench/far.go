@@ -29,7 +29,7 @@ func (r *report) measureFar(ctx context.Context, c *clusters, b program, servers
 		defer func() { err = errors.Join(err, far.close()) }()
 		nodes[i].Port = far.port
 	}
-	p, q, err := r.startOnNodes(ctx, b, nodes, filepath.Join(dir, trip.String()))
+	p, q, err := r.startOnNodes(ctx, b, nodes, trip, filepath.Join(dir, trip.String()))
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (r *report) measureFar(ctx context.Context, c *clusters, b program, servers
 	c.Far[trip] = map[int][]cell{}
 	for i := range r.options.rounds {
 		for _, n := range onNodes {
-			one, err := q.cellOn(ctx, processes{pawl: p.cmd.Process.Pid}, n, r.options.cell)
+			one, err := q.cellOn(ctx, processes{pawl: p.cmd.Process.Pid}, onNodesName(n, trip), r.options.cell)
 			if err != nil {
 				return err
 			}
