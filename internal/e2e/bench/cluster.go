@@ -131,7 +131,9 @@ func (q *requester) cellOn(ctx context.Context, at processes, credential string,
 	})
 }
 
-func onNodesName(n int, far time.Duration) string { return fmt.Sprintf("on-%02d-nodes-%v-away", n, far) }
+func onNodesName(n int, far time.Duration) string {
+	return fmt.Sprintf("on-%02d-nodes-%v-away", n, far)
+}
 
 func (m *many) measure(ctx context.Context, b program, servers []*pgserver.Server, dir string, credentials int) (err error) {
 	progress("clusters: adopting %d credentials on %d nodes", credentials, len(servers))
