@@ -98,6 +98,7 @@ func PermissionsFor(user string) Permissions {
 	// message instead, but then refused an answer now and then.)
 	p.Publish = append(p.Publish, InboxPrefix(saga.Scheduler)+".>", InboxPrefix(Operator)+".>")
 	read(StreamLog)
+	p.Publish = append(p.Publish, newestFromLeader)
 	for _, recipient := range []string{saga.DBRotator, saga.SecretPublisher, saga.Verifier} {
 		if recipient == user {
 			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+StreamSealed, "$JS.API.DIRECT.GET."+StreamSealed+".pawl.sealed.*.*."+user)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"github.com/nats-io/nats.go"
@@ -50,20 +51,14 @@ func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credent
 	if !bus.ValidToken(rotation) {
 		return nil, fmt.Errorf("%s under %q for %s: %w", credential, rotation, s.self, ErrNotFound)
 	}
-	ctx, cancel := bus.Bound(ctx)
-	defer cancel()
-	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
-	if err != nil {
-		return nil, fmt.Errorf("sealed store: %w", err)
-	}
-	message, err := stream.GetLastMsgForSubject(ctx, Subject(credential, rotation, s.self))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, fmt.Errorf("%s under %s for %s: %w", credential, rotation, s.self, ErrNotFound)
+	box, err := s.read(ctx, Subject(credential, rotation, s.self))
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%s under %s for %s: %w", credential, rotation, s.self, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("sealed store: %w", err)
 	}
-	plain, err := s.keys.open(message.Data)
+	plain, err := s.keys.open(box)
 	if err != nil {
 		return nil, fmt.Errorf("sealed credential of %s under %s: %w (is this the %s key it was sealed to?)", credential, rotation, err, s.self)
 	}
@@ -76,6 +71,42 @@ func (s *Store) Open(ctx context.Context, credential, rotation string) (*Credent
 	}
 	s.note(ctx, credential, rotation)
 	return c, nil
+}
+
+// behind is how soon a server is asked again that does not yet have what the
+// leader has.
+const behind = 10 * time.Millisecond
+
+// read returns ErrNotFound only where the stream's leader does: whoever is told
+// that nothing was sealed concludes that nothing was altered.
+func (s *Store) read(ctx context.Context, subject string) ([]byte, error) {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
+	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		message, err := stream.GetLastMsgForSubject(ctx, subject)
+		if err == nil {
+			return message.Data, nil
+		}
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, err
+		}
+		stored, err := s.bus.Stored(ctx, bus.StreamSealed, subject)
+		if err != nil {
+			return nil, err
+		}
+		if len(stored) == 0 {
+			return nil, ErrNotFound
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s is stored, and the server that answers does not have it yet: %w", subject, ctx.Err())
+		case <-time.After(behind):
+		}
+	}
 }
 
 // Logins returns the logins that the credential may have now, the likeliest
@@ -130,19 +161,13 @@ func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error
 
 // Rotations lists the rotations under which envelopes of the credential lie.
 func (s *Store) Rotations(ctx context.Context, credential string) ([]string, error) {
-	ctx, cancel := bus.Bound(ctx)
-	defer cancel()
-	stream, err := s.bus.Stream(ctx, bus.StreamSealed)
-	if err != nil {
-		return nil, fmt.Errorf("sealed store: %w", err)
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("pawl.sealed."+credential+".>"))
+	subjects, err := s.bus.Stored(ctx, bus.StreamSealed, "pawl.sealed."+credential+".>")
 	if err != nil {
 		return nil, fmt.Errorf("sealed store: %w", err)
 	}
 	seen := map[string]bool{}
 	var rotations []string
-	for subject := range info.State.Subjects {
+	for _, subject := range subjects {
 		if rotation := strings.Split(subject, ".")[3]; !seen[rotation] {
 			seen[rotation] = true
 			rotations = append(rotations, rotation)

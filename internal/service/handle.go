@@ -225,14 +225,11 @@ func (l *loop) rotation(log bus.Log, state saga.State, step *saga.Step) *Rotatio
 	}
 	r.Deadline = state.Due(step, r.Requested().GetKeep().AsDuration()).Add(Limit(step, r.Requested()))
 	r.StillDue = func(ctx context.Context) error {
-		now, err := l.deps.Bus.ReadNewest(ctx, log.Credential)
-		if err != nil {
-			return err
+		_, seq, err := l.deps.Bus.Newest(ctx, log.Credential)
+		if err == nil && seq != log.LastSeq() {
+			err = errNotDue
 		}
-		if now.LastSeq() != log.LastSeq() {
-			return errNotDue
-		}
-		return nil
+		return err
 	}
 	return r
 }

@@ -68,7 +68,7 @@ type Rotation struct {
 	Events     map[saga.Event]*pawlv1.Event
 	// Deadline is when the saga gives this step up (or calls it stalled).
 	Deadline time.Time
-	// StillDue folds the log again and returns an error unless the same step is
+	// StillDue asks the log's leader, and returns an error unless the same step is
 	// still due. Call it while holding the lock on what is about to change.
 	StillDue func(ctx context.Context) error
 }

@@ -61,8 +61,11 @@ func publications() (all []attempt) {
 	for _, s := range bus.Streams(bus.Settings{}) {
 		for _, act := range []string{"CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "MSG.GET", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE"} {
 			var owners []string
-			if s.Name == bus.StreamSealed && act == "PURGE" {
+			switch act + "." + s.Name {
+			case "PURGE." + bus.StreamSealed:
 				owners = []string{saga.DBRotator}
+			case "MSG.GET." + bus.StreamLog:
+				owners = saga.Services
 			}
 			may("$JS.API.STREAM."+act+"."+s.Name, owners...)
 		}

@@ -6,8 +6,10 @@ package bustest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,9 +114,90 @@ func at(dir string) *inventory.Inventory {
 	return &inventory.Inventory{DataDir: filepath.Join(dir, "data"), KeysDir: filepath.Join(dir, "keys")}
 }
 
+// StartThree starts a cluster of three servers in this process, each of which has
+// every stream, until the test ends.
+func StartThree(t *testing.T) (three [3]*Server) {
+	t.Helper()
+	dir, routes := t.TempDir(), freeAddresses(t, len(three))
+	var started [len(three)]*server.Server
+	for i := range three {
+		options, err := configure(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options.ServerName = fmt.Sprintf("nats-%d", i+1)
+		options.StoreDir = filepath.Join(dir, options.ServerName)
+		port, err := strconv.Atoi(routes[i].Port())
+		if err != nil {
+			t.Fatal(err)
+		}
+		options.Cluster, options.Routes = server.ClusterOpts{Name: "pawl", Host: routes[i].Hostname(), Port: port}, routes
+		nats, err := server.NewServer(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nats.Start()
+		t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
+		started[i], three[i] = nats, &Server{dir: dir}
+	}
+	for i, nats := range started { // with each other
+		if err := ready(nats); err != nil {
+			t.Fatal(err)
+		}
+		three[i].URL = nats.ClientURL()
+	}
+	for last := time.Now().Add(time.Minute); ; {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // who has no leader yet does not answer
+		err := provision(ctx, dir, three[0].URL, len(three))
+		cancel()
+		if err == nil {
+			return three
+		}
+		if t.Context().Err() != nil || time.Now().After(last) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func freeAddresses(t *testing.T, n int) (all []*url.URL) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // with the others, so that they differ
+		all = append(all, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+	}
+	return all
+}
+
 // serve makes what is missing in the folder and listens on a free port, or on the
 // one on which the folder was served before.
 func serve(dir string) (*server.Server, error) {
+	options, err := configure(dir)
+	if err != nil {
+		return nil, err
+	}
+	if port, err := strconv.Atoi(readIfThere(filepath.Join(dir, "port"))); err == nil {
+		options.Port = port
+	}
+	nats, err := server.NewServer(options)
+	if err != nil {
+		return nil, err
+	}
+	nats.Start()
+	if err := ready(nats); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "port"), []byte(strconv.Itoa(nats.Addr().(*net.TCPAddr).Port)), 0o600); err != nil {
+		return nil, err
+	}
+	return nats, provision(context.Background(), dir, nats.ClientURL(), 1)
+}
+
+// configure makes the users that are missing in the folder.
+func configure(dir string) (*server.Options, error) {
 	if _, err := bus.CreateSeeds(at(dir)); err != nil {
 		return nil, err
 	}
@@ -123,37 +206,30 @@ func serve(dir string) (*server.Server, error) {
 	if err == nil {
 		err = options.ProcessConfigString(accounts)
 	}
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.Atoi(readIfThere(filepath.Join(dir, "port")))
-	if err != nil {
-		port = server.RANDOM_PORT
-	}
-	options.Host, options.Port, options.NoSigs, options.NoLog = "127.0.0.1", port, true, true
+	options.Host, options.Port, options.NoSigs, options.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
 	options.JetStream, options.StoreDir, options.SyncAlways = true, filepath.Join(dir, "nats"), true
 	options.JetStreamCipher, options.JetStreamKey = server.ChaCha, "a key for tests"
-	nats, err := server.NewServer(options)
-	if err != nil {
-		return nil, err
-	}
-	nats.Start()
+	return options, err
+}
+
+func ready(nats *server.Server) error {
 	if !nats.ReadyForConnections(15 * time.Second) {
-		return nil, fmt.Errorf("NATS did not start within 15 s")
+		return errors.New("NATS did not start within 15 s")
 	}
-	if err := os.WriteFile(filepath.Join(dir, "port"), []byte(strconv.Itoa(nats.Addr().(*net.TCPAddr).Port)), 0o600); err != nil {
-		return nil, err
-	}
+	return nil
+}
+
+func provision(ctx context.Context, dir, url string, replicas int) error {
 	seed, err := bus.LoadSeed(bus.SeedFile(at(dir), bus.Provisioner))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b, err := bus.Connect(bus.ConnectOptions{URL: nats.ClientURL(), User: bus.Provisioner, Seed: seed})
+	b, err := bus.Connect(bus.ConnectOptions{URL: url, User: bus.Provisioner, Seed: seed})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer b.NATS.Close()
-	return nats, bus.Provision(context.Background(), b.JetStream, bus.Settings{Replicas: 1, AckWait: time.Second})
+	return bus.Provision(ctx, b.JetStream, bus.Settings{Replicas: replicas, AckWait: time.Second})
 }
 
 func readIfThere(file string) string {

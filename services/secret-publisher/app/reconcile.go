@@ -25,13 +25,15 @@ type reconciler struct {
 	app *app
 	d   service.Dependencies
 	log func(ctx context.Context, credential string) (bus.Log, error)
+	// newest is as Bus.Newest.
+	newest func(ctx context.Context, credential string) (rotation string, seq uint64, err error)
 
 	mu   sync.Mutex
 	said map[string]string // by credential and sink
 }
 
 func newReconciler(a *app, d service.Dependencies) *reconciler {
-	return &reconciler{app: a, d: d, log: d.Bus.ReadNewest, said: map[string]string{}}
+	return &reconciler{app: a, d: d, log: d.Bus.ReadNewest, newest: d.Bus.Newest, said: map[string]string{}}
 }
 
 // run reconciles until ctx ends.
@@ -95,8 +97,8 @@ func (r *reconciler) credential(ctx context.Context, c *inventory.Credential) er
 // unmoved returns nil as long as no other rotation has begun.
 func (r *reconciler) unmoved(log bus.Log) func(context.Context) error {
 	return func(ctx context.Context) error {
-		now, err := r.log(ctx, log.Credential)
-		if err == nil && now.Rotation != log.Rotation {
+		rotation, _, err := r.newest(ctx, log.Credential)
+		if err == nil && rotation != log.Rotation {
 			err = errMovedOn
 		}
 		return err

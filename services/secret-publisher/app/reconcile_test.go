@@ -39,6 +39,9 @@ func newReconciling(t *testing.T) *reconciling {
 	}
 	w := &reconciling{bench: b, newest: logOf("r2", saga.Requested, saga.Staged, saga.Published, saga.Restarted, saga.Verified, saga.Retired, saga.Confirmed, saga.Completed)}
 	w.reconciler = &reconciler{app: b.app, said: map[string]string{}, log: func(context.Context, string) (bus.Log, error) { return w.newest, nil },
+		newest: func(context.Context, string) (string, uint64, error) {
+			return w.newest.Rotation, w.newest.LastSeq(), nil
+		},
 		d: service.Dependencies{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: metrics, Tracer: noop.NewTracerProvider().Tracer(""),
 			Inventory: &inventory.Inventory{Credentials: map[string]*inventory.Credential{"cred": b.credential}},
 			Note:      func(_ context.Context, n *pawlv1.Note) { w.kinds = append(w.kinds, n.GetKind()) }}}
@@ -98,13 +101,7 @@ func TestSinksAreLeftToARotationThatIsAtWork(t *testing.T) {
 func TestRepairGivesWayToARotationThatBeginsMeanwhile(t *testing.T) {
 	w := newReconciling(t)
 	w.put(w.env, envBefore)
-	closed, looks := w.newest, 0
-	w.log = func(context.Context, string) (bus.Log, error) {
-		if looks++; looks > 1 {
-			return logOf("r3", saga.Requested), nil
-		}
-		return closed, nil
-	}
+	w.reconciler.newest = func(context.Context, string) (string, uint64, error) { return "r3", 9, nil }
 	w.expect(envBefore, dsnAfter)
 }
 
