@@ -22,12 +22,12 @@ import (
 func noteStart(ctx context.Context, d Dependencies, service string) {
 	digest := d.Inventory.Digest()
 	loaded := &pawlv1.Note{Kind: "configuration", Text: fmt.Sprintf("%s %s loaded %s (%s)", service, Version(), filepath.Base(d.Inventory.File), digest), Configuration: digest}
-	switch before, err := lastConfiguration(ctx, d.Bus, service); {
+	switch before, err := LastStart(ctx, d.Bus, service); {
 	case err != nil:
 		d.Log.Warn("cannot tell whether the configuration has changed", "error", err)
-	case before != "" && before != digest:
+	case before != nil && before.GetConfiguration() != digest:
 		loaded.Kind = "configuration changed"
-		loaded.Text += ", changed: from " + before + " to " + digest
+		loaded.Text += ", changed: from " + before.GetConfiguration() + " to " + digest
 	}
 	d.Note(ctx, loaded)
 	started := &pawlv1.Note{Kind: "started", Text: fmt.Sprintf("%s %s on %s", service, Version(), process()), Configuration: digest, At: timestamppb.Now()}
@@ -36,25 +36,27 @@ func noteStart(ctx context.Context, d Dependencies, service string) {
 	}
 }
 
-// lastConfiguration is the digest that the service started with last; empty where
-// it never did.
-func lastConfiguration(ctx context.Context, b *bus.Bus, service string) (string, error) {
+// LastStart is the note of the service's newest start, on whichever machine; nil
+// where it never did.
+func LastStart(ctx context.Context, b *bus.Bus, service string) (*pawlv1.Note, error) {
 	stream, err := b.Stream(ctx, bus.StreamNote)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	ctx, cancel := bus.Bound(ctx)
 	defer cancel()
 	m, err := stream.GetLastMsgForSubject(ctx, bus.StartedSubject(service))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return "", nil
+		return nil, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("newest start of %s: %w", service, err)
+		return nil, fmt.Errorf("newest start of %s: %w", service, err)
 	}
 	n := &pawlv1.Note{}
-	err = bus.Decode(m.Header, m.Data, n)
-	return n.GetConfiguration(), err
+	if err := bus.Decode(m.Header, m.Data, n); err != nil {
+		return nil, fmt.Errorf("newest start of %s: %w", service, err)
+	}
+	return n, nil
 }
 
 // noteStop notes an orderly end, after what was under way; a killed process has

@@ -29,6 +29,7 @@ func newDoctor() *cobra.Command {
 				return err
 			}
 			defer conn.NATS.Close()
+			tellEdited(cmd, inv, conn)
 			credentials, err := chosen(inv, args)
 			if err != nil {
 				return err

@@ -84,6 +84,9 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 		return err
 	}
 	defer conn.NATS.Close()
+	if !isCutting(body) { // which waits for nothing
+		tellEdited(cmd, inv, conn)
+	}
 	from, err := conn.Now(cmd.Context()) // before the request, so that no note is missed
 	if err != nil {
 		return err
@@ -127,11 +130,12 @@ func newPlan() *cobra.Command {
 			if err := checkRequest(args[0], request); err != nil {
 				return err
 			}
-			_, conn, err := connect(cmd)
+			inv, conn, err := connect(cmd)
 			if err != nil {
 				return err
 			}
 			defer conn.NATS.Close()
+			tellEdited(cmd, inv, conn)
 			answer, err := conn.Ask(cmd.Context(), args[0], request)
 			if err != nil {
 				return err

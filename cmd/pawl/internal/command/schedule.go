@@ -31,6 +31,7 @@ func newSchedule() *cobra.Command {
 				return err
 			}
 			defer conn.NATS.Close()
+			tellEdited(cmd, inv, conn)
 			only, err := chosen(inv, args)
 			if err != nil {
 				return err

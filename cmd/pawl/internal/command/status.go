@@ -26,6 +26,7 @@ func newStatus() *cobra.Command {
 				return err
 			}
 			defer conn.NATS.Close()
+			tellEdited(cmd, inv, conn)
 			credentials, err := chosen(inv, args)
 			if err != nil {
 				return err
