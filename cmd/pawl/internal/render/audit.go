@@ -72,7 +72,7 @@ func (a Audit) Text(w io.Writer, s Style) error {
 		if time.Since(*a.Since) > time.Minute {
 			late = ": is the auditor running?"
 		}
-		fmt.Fprintf(w, "%d records are not signed yet, the oldest of %s%s\n", a.Unsigned, a.Since.In(s.Zone).Format(time.DateTime), late)
+		fmt.Fprintf(w, "%d records are not signed yet, the oldest of %s%s\n", a.Unsigned, s.date(*a.Since), late)
 	}
 	if a.Proved != nil {
 		fmt.Fprintf(w, "record %d (%s) is one of them, by %d hashes:\n%s\n", a.Proved.Index, a.Proved.Subject, len(a.Proved.Hashes), a.Proved.Record)

@@ -50,7 +50,7 @@ func (s Style) in(t time.Time) time.Time {
 	return t.In(s.Zone)
 }
 
-func (s Style) date(t time.Time) string  { return s.in(t).Format("2006-01-02 15:04:05") }
+func (s Style) date(t time.Time) string  { return s.in(t).Format("2006-01-02 15:04:05 MST") }
 func (s Style) clock(t time.Time) string { return s.in(t).Format("15:04:05.000") }
 
 // JSON writes v for scripts.
