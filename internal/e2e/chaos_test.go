@@ -25,7 +25,7 @@ func TestServersAndServicesAreKilledAtRandom(t *testing.T) {
 	}
 	crowd := &crowd{by: map[string]kind{}}
 	w := newWorld(t, 2, func(apps *site.Apps, _ *pgserver.Server) []site.Credential { return crowd.of(6, apps) })
-	ends := w.rotateThrough(crowd, func() { w.killAtRandom(kills) })
+	ends := w.rotateThrough(crowd, func(func() int) { w.killAtRandom(kills) })
 	t.Logf("%d kills; rotations ended: %v", kills, ends)
 }
 
@@ -49,9 +49,10 @@ func (c *crowd) of(n int, apps *site.Apps) (all []site.Credential) {
 	return all
 }
 
-// rotateThrough rotates all of them over and over until disturb returns, and
-// once more; then nothing may be left undone. It returns how many ended how.
-func (w *world) rotateThrough(c *crowd, disturb func()) map[saga.Event]int {
+// rotateThrough rotates all of them over and over until disturb returns, which may
+// ask how many have ended, and once more; then nothing may be left undone. It
+// returns how many ended how.
+func (w *world) rotateThrough(c *crowd, disturb func(ended func() int)) map[saga.Event]int {
 	t := w.t
 	t.Helper()
 	for _, name := range c.names {
@@ -64,9 +65,16 @@ func (w *world) rotateThrough(c *crowd, disturb func()) map[saga.Event]int {
 	}
 	over, done := context.WithCancel(t.Context())
 	var everybody sync.WaitGroup
-	everybody.Go(func() { defer done(); disturb() })
 	ends := map[saga.Event]int{}
 	var mu sync.Mutex
+	everybody.Go(func() {
+		defer done()
+		disturb(func() int {
+			mu.Lock()
+			defer mu.Unlock()
+			return ends[saga.Completed] + ends[saga.RolledBack]
+		})
+	})
 	for _, name := range c.names {
 		everybody.Go(func() {
 			for calm := false; !calm; { // the last one begins after the last kill

@@ -41,12 +41,12 @@ func TestUpgradeInTheMidstOfRotationsLosesNone(t *testing.T) {
 		times = 10
 	}
 	u := newUpgrade(t)
-	u.rotateThrough(u.crowd, func() { u.prepareBus(); u.replaceSlowly(u.shuffled(), u.newer) })
+	u.rotateThrough(u.crowd, func(func() int) { u.prepareBus(); u.replaceSlowly(u.shuffled(), u.newer) })
 	u.endedBy(newerFlow)
 	u.saysWhatItCannotRead()
 	for range times {
 		u.rotateBack()
-		u.rotateThrough(u.crowd, u.worst)
+		u.rotateThrough(u.crowd, func(func() int) { u.worst() })
 		u.endedBy(newerFlow)
 	}
 	u.noneIsLost()
@@ -144,7 +144,7 @@ func (u *upgrade) replaceSlowly(names []string, binaries string) {
 // the one that is held all the same the older version says what it is.
 func (u *upgrade) rotateBack() {
 	u.replace(slices.Concat(u.replicas(1, saga.Scheduler), u.replicas(2, saga.Scheduler)), u.older)
-	u.rotateThrough(u.crowd, func() {
+	u.rotateThrough(u.crowd, func(func() int) {
 		var both sync.WaitGroup
 		defer both.Wait()
 		both.Go(u.refusesWhatItCannotRead)

@@ -133,6 +133,7 @@ func Run(ctx context.Context, o Options) error {
 	defer noteStop(ctx, d, o.Name)
 	return s.run(ctx, d, tracing, func() {
 		noteStart(ctx, d, o.Name)
+		o.Metrics.Started(o.Name, Version())
 		if o.Ready != nil {
 			o.Ready()
 		}

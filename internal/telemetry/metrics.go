@@ -31,6 +31,7 @@ type Metrics struct {
 	stalled      metric.Int64Gauge
 	requests     metric.Int64Counter
 	drift        metric.Int64Gauge
+	services     metric.Int64Gauge
 }
 
 // NewMetrics makes the instruments.
@@ -44,7 +45,7 @@ func NewMetrics() (*Metrics, error) {
 	m.provider = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter))
 	meter := m.provider.Meter("pawl")
 	seconds := metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-	var errs [7]error
+	var errs [8]error
 	m.steps, errs[0] = meter.Float64Histogram("pawl_step_duration", metric.WithUnit("s"), metric.WithDescription("Duration of one attempt at a step, by outcome"), seconds)
 	m.rotations, errs[1] = meter.Int64Counter("pawl_rotations", metric.WithDescription("Rotations ended, by flow and outcome"))
 	m.rotationTime, errs[2] = meter.Float64Histogram("pawl_rotation_duration", metric.WithUnit("s"), metric.WithDescription("From requested to the end, by flow and outcome"), seconds)
@@ -52,11 +53,17 @@ func NewMetrics() (*Metrics, error) {
 	m.stalled, errs[4] = meter.Int64Gauge("pawl_stalled", metric.WithDescription("1 while a step of the credential's rotation is past its deadline and needs a person"))
 	m.requests, errs[5] = meter.Int64Counter("pawl_requests", metric.WithDescription("Requests answered, by outcome"))
 	m.drift, errs[6] = meter.Int64Gauge("pawl_drift", metric.WithDescription("1 while a node or sink holds of the credential what neither Pawl nor an earlier rotation put there"))
+	m.services, errs[7] = meter.Int64Gauge("pawl_service", metric.WithDescription("1 for each service that works in this process, by version"))
 	return m, errors.Join(errs[:]...)
 }
 
 // Meter makes the instruments of which one service alone knows.
 func (m *Metrics) Meter() metric.Meter { return m.provider.Meter("pawl") }
+
+// Started tells that a service works here.
+func (m *Metrics) Started(service, version string) {
+	m.services.Record(context.Background(), 1, labels("service", service, "version", version))
+}
 
 // Step records one attempt.
 func (m *Metrics) Step(service, flow, step, outcome string, took time.Duration) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"pawl.dev/internal/saga"
 )
 
 const root = "../.."
@@ -88,6 +90,19 @@ func TestRulesNameMetricsAndRunbooksThatExist(t *testing.T) {
 	}
 	if rules < 9 {
 		t.Errorf("%d rules", rules)
+	}
+}
+
+// A service that is not there measures nothing: its name has to be in the rule.
+func TestEveryServiceThatIsMissingIsToldOf(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "deploy/prometheus/pawl.rules.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range saga.Services {
+		if !strings.Contains(string(raw), `absent(pawl_service{service="`+service+`"})`) {
+			t.Errorf("no rule tells that the %s is missing", service)
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ func TestStackTurnsACredentialByRequestAndByAlert(t *testing.T) {
 
 	s.checkTraces(byRequest, byAlert)
 	s.checkMetrics()
+	s.checkMissing()
 }
 
 // With three servers and two of each service, a container of each kind may be

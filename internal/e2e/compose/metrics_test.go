@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"pawl.dev/internal/saga"
 )
 
 // Queries of the dashboard that find nothing in this stack, with the reason.
@@ -30,6 +32,17 @@ func (s *stack) checkMetrics() {
 			s.ask(strings.ReplaceAll(expression, "$__rate_interval", "5m"), 1)
 		}
 	}
+}
+
+// checkMissing has Prometheus know every service by the name that its rule looks for,
+// and miss one that is stopped.
+func (s *stack) checkMissing() {
+	s.t.Helper()
+	for _, service := range saga.Services {
+		s.ask(`pawl_service{service="`+service+`"} == 1 unless absent(pawl_service{service="`+service+`"})`, 1)
+	}
+	s.docker("stop", s.container(saga.Auditor))
+	s.ask(`absent(pawl_service{service="`+saga.Auditor+`"})`, 1)
 }
 
 // ask queries Prometheus until the result has that many parts.
