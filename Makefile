@@ -48,8 +48,8 @@ images-offline: images ## also the others that docker-compose.yml and deploy/sta
 up: images ## start docker-compose.yml: six services, a bus, a demo cluster, Jaeger, Prometheus
 	@$(COMPOSE) up --detach
 
-down: ## remove what `make up` has started, and all of its data
-	@$(COMPOSE) down --volumes --remove-orphans
+down: ## remove what `make up` has started, with three servers, too, and all of its data
+	@$(COMPOSE) -f docker-compose.yml -f deploy/compose/three.yml down --volumes --remove-orphans
 
 test: tools ## set up, then what CI runs: format, vet, every module alone, all tests (samples of the long ones)
 	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }

@@ -61,7 +61,7 @@ func PermissionsFor(user string) Permissions {
 	}
 	switch user {
 	case Provisioner:
-		return Permissions{Publish: []string{"$JS.API.>"}, Subscribe: p.Subscribe}
+		return Permissions{Publish: []string{"$JS.API.>", "$JS.SNAPSHOT.>"}, Subscribe: p.Subscribe} // makes streams, backs them up, and restores them
 	case Requester:
 		p.Publish = []string{"pawl.request.>", "pawl.alert.>"}
 		return p

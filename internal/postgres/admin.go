@@ -139,7 +139,7 @@ func (a *Admin) CheckLogin(ctx context.Context) error {
 // hinted names the fix of a wrong password.
 func (a *Admin) hinted(err error) error {
 	if IsRefused(err, WrongPassword) {
-		return &hint{err, "correct what " + a.account.PasswordSource() + " holds"}
+		return &hint{err, "correct what " + a.account.PasswordSource() + " holds, or set that password in PostgreSQL (\\password)"}
 	}
 	return err
 }

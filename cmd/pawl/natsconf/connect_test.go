@@ -87,7 +87,7 @@ func TestUserIsNoServer(t *testing.T) {
 	i := install(t)
 	second := Node{Name: "second", Host: "localhost", Listen: "127.0.0.1:" + freePort(t), Cluster: "127.0.0.1:" + freePort(t), Monitor: "127.0.0.1:" + freePort(t)}
 	i.opts.Nodes[0].Cluster = "127.0.0.1:" + freePort(t)
-	i.opts.Nodes = append(i.opts.Nodes, second)
+	i.opts.Nodes, i.opts.Out = append(i.opts.Nodes, second), t.TempDir()
 	i.write()
 	first := i.serve()
 	conn, err := tls.Dial("tcp", i.opts.Nodes[0].Cluster, clusterTLS(t, i))

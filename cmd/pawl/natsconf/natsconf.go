@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,6 +78,9 @@ func ParseNodes(names []string) (nodes []Node, err error) {
 func Write(inv *inventory.Inventory, o Options) (written []string, err error) {
 	w := &writer{}
 	accounts, err := bus.Accounts(inv)
+	if err == nil {
+		err = o.keepsStreams()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +111,28 @@ func Write(inv *inventory.Inventory, o Options) (written []string, err error) {
 		}
 	}
 	return w.written, nil
+}
+
+// keepsStreams refuses to make a part of a cluster of a server that was alone, which
+// would delete its streams as it starts, and the other way round.
+func (o Options) keepsStreams() error {
+	for _, n := range o.Nodes {
+		path := filepath.Join(o.Out, n.Name, "nats.conf")
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		switch clustered := bytes.Contains(text, []byte("\ncluster ")); {
+		case !clustered && len(o.Nodes) > 1:
+			return fmt.Errorf("%s is of a server that is alone: in a cluster it would delete its streams: move them as docs/nats.md says, \"From one server to three\"", path)
+		case clustered && len(o.Nodes) == 1:
+			return fmt.Errorf("%s is of a server of a cluster: name all of its servers in --nodes", path)
+		}
+	}
+	return nil
 }
 
 //go:embed nats.conf.tmpl

@@ -69,6 +69,7 @@ func publications() (all []attempt) {
 			}
 			may("$JS.API.STREAM."+act+"."+s.Name, owners...)
 		}
+		may("$JS.SNAPSHOT.RESTORE." + s.Name + ".x")
 		may("$JS.API.STREAM.INFO."+s.Name, slices.Concat(readers[s.Name], described[s.Name])...)
 		may("$JS.API.DIRECT.GET."+s.Name, readers[s.Name]...)
 		may("$JS.API.DIRECT.GET."+s.Name+".pawl.x", readers[s.Name]...)

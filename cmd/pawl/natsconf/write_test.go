@@ -156,3 +156,27 @@ func TestNodesThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+// A server that was alone deletes its streams when it starts as one of a cluster.
+func TestServerThatIsAloneIsMadeNoPartOfACluster(t *testing.T) {
+	i := install(t)
+	before := contents(t, i.opts.Out)
+	alone := i.opts.Nodes
+	i.opts.Nodes = []Node{i.node, {Name: "b"}, {Name: "c"}}
+	if written, err := Write(i.inv, i.opts); err == nil || !strings.Contains(err.Error(), "From one server to three") || len(written) > 0 {
+		t.Errorf("wrote %v: %v", written, err)
+	}
+	for path, text := range contents(t, i.opts.Out) {
+		if before[path] != text {
+			t.Errorf("%s has changed", path)
+		}
+	}
+	if err := os.Remove(filepath.Join(i.opts.Out, i.node.Name, "nats.conf")); err != nil { // it was moved
+		t.Fatal(err)
+	}
+	i.write()
+	i.opts.Nodes = alone
+	if _, err := Write(i.inv, i.opts); err == nil || !strings.Contains(err.Error(), "name all of its servers") {
+		t.Errorf("one of a cluster became alone: %v", err)
+	}
+}

@@ -78,8 +78,9 @@ func cutting(action pawlv1.Action, c *cobra.Command) *cobra.Command {
 // to hear that it is: it takes a fraction of that.
 const containedWithin = 10 * time.Second
 
-// tellContained says that the login is refused, once it is.
-func tellContained(cmd *cobra.Command, c *client.Client, r *result, from client.Position) {
+// tellContained says that the login is refused, once it is, and else what is in the
+// way, as far as that was told. It returns an error where it is not heard of in time.
+func tellContained(cmd *cobra.Command, c *client.Client, r *result, from client.Position) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), containedWithin)
 	defer cancel()
 	entries, err := c.Follow(ctx, r.Credential, r.Rotation, from.WholeLog())
@@ -90,11 +91,14 @@ func tellContained(cmd *cobra.Command, c *client.Client, r *result, from client.
 		case e := <-entries:
 			if e.Event != nil && e.Event.Event == saga.Contained {
 				say(cmd, "contained: %s", e.Event.Body.GetSummary())
-				return
+				return nil
+			}
+			if e.Note != nil && e.Note.GetCredential() == r.Credential {
+				say(cmd, "%s: %s", e.Note.GetKind(), e.Note.GetText())
 			}
 		}
 	}
-	say(cmd, "not heard yet that it is contained: `pawl status %s` shows it", r.Credential)
+	return fmt.Errorf("not heard within %v that it is contained; it is tried on: `pawl status %s` and `pawl trace %s` show it; where Pawl cannot: --break-glass", containedWithin, r.Credential, r.Rotation)
 }
 
 // breakGlass needs no bus: pawl.yaml and the admin's password are enough. What

@@ -1,10 +1,12 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 
+	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -61,6 +63,19 @@ func TestEmergencySaysWhenItHasContained(t *testing.T) {
 	})
 	stdout, stderr := s.want(exitDone, "emergency", "app", "--reason", "stolen")
 	if stdout != "r-2\n" || !strings.Contains(stderr, "contained: app refused on coordinator, 1 session ended") {
+		t.Errorf("stdout %q\nstderr:\n%s", stdout, stderr)
+	}
+}
+
+func TestEmergencyThatIsNotHeardOfFailsAndTellsWhatIsInTheWay(t *testing.T) {
+	s := newServer(t)
+	s.answer(accepted("r-2"), func() error {
+		err := s.tell("r-2", []told{{saga.Requested, requested(pawlv1.Action_ACTION_CONTAIN, saga.Emergency, 3, "r-1")}})
+		note := &pawlv1.Note{Kind: "retrying", Credential: "app", Rotation: "r-2", Step: "contain", Text: "coordinator: connection refused"}
+		return errors.Join(err, s.users[saga.DBRotator].Publish(context.Background(), bus.NoteSubject(saga.DBRotator), note, nil))
+	})
+	stdout, stderr := s.want(exitFailed, "emergency", "app", "--reason", "stolen")
+	if stdout != "r-2\n" || !strings.Contains(stderr, "coordinator: connection refused") || !strings.Contains(stderr, "not heard within 10s that it is contained") {
 		t.Errorf("stdout %q\nstderr:\n%s", stdout, stderr)
 	}
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -101,6 +102,7 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 			say(cmd, "warning: %v", err)
 		}
 	}
+	var failed error
 	switch {
 	case answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED:
 		return refused(cmd, r, r.Reason, func(io.Writer, render.Style) error { return nil })
@@ -109,12 +111,13 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 	case r.Reason != "":
 		say(cmd, "%s", r.Reason)
 	case isCutting(body):
-		tellContained(cmd, conn, r, from)
+		failed = tellContained(cmd, conn, r, from)
 	}
-	return output(cmd, r, func(w io.Writer, _ render.Style) error {
+	err = output(cmd, r, func(w io.Writer, _ render.Style) error {
 		_, err := fmt.Fprintln(w, r.Rotation)
 		return err
 	})
+	return cmp.Or(failed, err)
 }
 
 // isCutting reports whether the request follows a broken glass up.
