@@ -1,7 +1,6 @@
 package command
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -117,7 +116,7 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 		_, err := fmt.Fprintln(w, r.Rotation)
 		return err
 	})
-	return cmp.Or(failed, err)
+	return errors.Join(failed, err)
 }
 
 // isCutting reports whether the request follows a broken glass up.
