@@ -10,17 +10,17 @@ PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 MODULES = $(shell go list -m -f '{{.Dir}}')
 # A recipe's first word: finds PostgreSQL, or installs it.
 WITH_POSTGRES = postgres=$$(deploy/postgres-for-tests.sh) && PAWL_POSTGRES_BIN=$$postgres
-# The same with what only tests want: a pgbouncer, a browser, and a Docker Engine.
-WITH_SERVERS = deploy/debian-for-tests.sh pgbouncer >/dev/null && deploy/chromium-for-tests.sh >/dev/null && deploy/docker-for-tests.sh >/dev/null && $(WITH_POSTGRES)
+# The same with what only tests want: a pgbouncer, strace, a browser, and a Docker Engine.
+WITH_SERVERS = deploy/debian-for-tests.sh pgbouncer >/dev/null && deploy/debian-for-tests.sh strace >/dev/null && deploy/chromium-for-tests.sh >/dev/null && deploy/docker-for-tests.sh >/dev/null && $(WITH_POSTGRES)
 TEST = go test -race -shuffle=on
 OTHER_VERSIONS := 13 14 16 17 18
-# A smoke run, on each of them: rights, the catalogue, replication, an attack, every flow once.
+# A smoke run, on each of them: rights, the catalogue, replication, an attack.
 SMOKE := $(TEST) -count=1 pawl.dev/internal/postgres && \
-	$(TEST) -count=1 pawl.dev/services/db-rotator/internal/rotator -run 'LeastPrivileged|SameVerifier|LoginsTurn|InPlace|Promoted|NoThief' -attacks 1 && \
-	$(WITH_SERVERS) $(TEST) -count=1 pawl.dev/internal/e2e -run EveryFlowUndisturbed
-# On the oldest and the newest more of what meets PostgreSQL.
+	$(TEST) -count=1 pawl.dev/services/db-rotator/internal/rotator -run 'LeastPrivileged|SameVerifier|LoginsTurn|InPlace|Promoted|NoThief' -attacks 1
+# On the oldest and the newest every flow once, and more of what meets PostgreSQL.
 EDGE_VERSIONS := 13 18
-EDGE := $(TEST) -count=1 pawl.dev/services/verifier/... && \
+EDGE := $(WITH_SERVERS) $(TEST) -count=1 pawl.dev/internal/e2e -run EveryFlowUndisturbed && \
+	$(TEST) -count=1 pawl.dev/services/verifier/... && \
 	$(TEST) -count=1 pawl.dev/services/db-rotator/internal/rotator -run 'Admin|LostUndo|Stolen|Lock|Glass|Evidence' && \
 	$(TEST) -count=1 pawl.dev/cmd/pawl/internal/loginwatch -run 'RealServer|Rotates'
 
@@ -55,9 +55,10 @@ test: tools ## set up, then what CI runs: format, vet, every module alone, all t
 	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 	@go vet pawl.dev/...
 	@for module in $(MODULES); do (cd $$module && GOWORK=off go build ./...); done
-	@$(WITH_SERVERS) $(TEST) -timeout 30m $$(go list pawl.dev/... | grep -vE '/e2e(/docker|/compose)?$$')
+	@$(WITH_SERVERS) $(TEST) -timeout 30m $$(go list pawl.dev/... | grep -vE '/e2e(/docker|/compose|/torture)?$$')
 	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/internal/e2e
 	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/internal/e2e/docker
+	@$(WITH_SERVERS) go test -timeout 30m pawl.dev/internal/e2e/torture
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
 		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && \
@@ -70,8 +71,10 @@ test-compose: ## docker-compose.yml and deploy/stack themselves, on a real Docke
 
 test-full: test test-compose ## every test, none sampled, and PostgreSQL 13 to 18 (an hour or more)
 	@$(WITH_SERVERS) $(TEST) -timeout 1h -count=1 pawl.dev/services/db-rotator/internal/rotator -run NoThief -attacks 100
+	@$(TEST) -timeout 1h -count=1 pawl.dev/cmd/pawl/embedded -run FullDisk -full
 	@$(WITH_SERVERS) $(TEST) -timeout 3h pawl.dev/internal/e2e -full
 	@$(WITH_SERVERS) $(TEST) -timeout 1h pawl.dev/internal/e2e/docker -full
+	@$(WITH_SERVERS) go test -timeout 5h pawl.dev/internal/e2e/torture -full
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
 		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -timeout 1h -count=1 $$(go list pawl.dev/... | grep -v /e2e/compose$$) && \
@@ -81,9 +84,10 @@ test-full: test test-compose ## every test, none sampled, and PostgreSQL 13 to 1
 bench: ## measure rotations beside the floor, in one run
 	@deploy/docker-for-tests.sh && deploy/images.sh >/dev/null && $(WITH_POSTGRES) go run pawl.dev/internal/e2e/bench
 
-lint: ## vet and staticcheck
+lint: ## vet, staticcheck, and how much systemd lets the units do
 	@go vet pawl.dev/...
 	@$(STATICCHECK) pawl.dev/...
+	@deploy/systemd/check.sh
 
 generate: proto/.deps ## regenerate the protobuf code and docs/flow.md
 	@cd proto && $(BUF) lint && $(BUF) generate

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Prints the path of a server's program, for the tests. Where there is none it
-# installs Debian's package of the same name (as root); it starts none.
+# installs Debian's package (as root); it starts none.
 #
-#   debian-for-tests.sh pgbouncer|haproxy
+#   debian-for-tests.sh pgbouncer|haproxy|strace|systemd-analyze
 #
 # Nothing but the path goes to stdout.
 set -euo pipefail
 exec 3>&1 >&2
 name=$1
+package=${name%-analyze}
 
 # installed: Debian's are in a directory that users do not have in PATH.
 installed() {
@@ -24,11 +25,11 @@ from_debian() {
 		chmod +x "$policy"
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 	}
-	out=$({ apt-get update -qq && apt-get install -qq -y --no-install-recommends "$name"; } 2>&1) || { echo "$out"; return 1; }
+	out=$({ apt-get update -qq && apt-get install -qq -y --no-install-recommends "$package"; } 2>&1) || { echo "$out"; return 1; }
 	installed
 }
 
 installed || from_debian || {
-	echo "debian-for-tests: no $name here: install it (Debian: $name)"
+	echo "debian-for-tests: no $name here: install it (Debian: $package)"
 	exit 1
 }

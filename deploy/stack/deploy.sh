@@ -20,6 +20,7 @@ pawl keys --out /etc/pawl/keys
 for password in db-rotator/secrets/pawl_admin verifier/secrets/pawl_observer; do
 	[ -s "keys/$password" ] || { echo "deploy.sh: write the password of ${password##*/} to $PWD/keys/$password" >&2; exit 1; }
 done
+cp -p keys/verifier/secrets/pawl_observer keys/db-rotator/secrets/ # who looks for evidence as the observer
 
 # Of what their files hold, so that a change is a new secret, and a new task.
 digest() { cat "$@" | sha256sum | head -c 8; }

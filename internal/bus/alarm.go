@@ -77,7 +77,7 @@ func (b *Bus) AppendAlarm(ctx context.Context, episode string, a *pawlv1.Alarm, 
 	setContentType(m)
 	ctx, cancel := Bound(ctx)
 	defer cancel()
-	if _, err := b.JetStream.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(lastSeq, ledger)); err != nil {
+	if _, err := b.PublishMsg(ctx, m, jetstream.WithExpectLastSequenceForSubject(lastSeq, ledger)); err != nil {
 		return appendError("alarm", err)
 	}
 	return nil

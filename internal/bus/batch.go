@@ -55,10 +55,12 @@ func (b *Bus) AppendAll(ctx context.Context, rotation string, e saga.Event, part
 	ctx, cancel := Bound(ctx)
 	defer cancel()
 	var ack *jetstream.PubAck
-	err := b.Permitted(ctx, func(ctx context.Context) (err error) {
-		ack, err = b.commit(ctx, messages)
-		return err
-	}, subjects...)
+	err := b.publishing(subjects[0], func() error {
+		return b.Permitted(ctx, func(ctx context.Context) (err error) {
+			ack, err = b.commit(ctx, messages)
+			return err
+		}, subjects...)
+	})
 	if err != nil {
 		return appendError(e, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"google.golang.org/protobuf/proto"
 
+	"pawl.dev/internal/condition"
 	"pawl.dev/internal/inventory"
 )
 
@@ -28,6 +29,9 @@ type ConnectOptions struct {
 	// They are read anew for each connection. Empty: no TLS.
 	TLSDir string
 	Log    *slog.Logger // of what goes wrong beside any call; default: slog.Default()
+	// Conditions is where the bus tells of streams that refuse writes, and of
+	// subscriptions that are not permitted. May be nil.
+	Conditions *condition.Set
 	// Wait: a server that is not there yet is no error; Connect returns at once
 	// and goes on trying.
 	Wait   bool
@@ -50,10 +54,15 @@ type Bus struct {
 	NATS      *nats.Conn
 	JetStream jetstream.JetStream
 
-	waiting waiting
-	mu      sync.Mutex
-	streams map[string]jetstream.Stream
-	read    map[string]Log // by credential: the newest rotation as last read
+	log        *slog.Logger
+	conditions *condition.Set
+	waiting    waiting
+	removed    removed
+	unwritable unwritable
+	marks      marks
+	mu         sync.Mutex
+	streams    map[string]jetstream.Stream
+	read       map[string]Log // by credential: the newest rotation as last read
 }
 
 // Connect joins the bus and stays joined: it reconnects for ever.
@@ -66,12 +75,13 @@ func Connect(o ConnectOptions) (*Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nkey seed of %s: %w", o.User, err)
 	}
-	b := &Bus{streams: map[string]jetstream.Stream{}, read: map[string]Log{}}
+	b := &Bus{log: cmp.Or(o.Log, slog.Default()), conditions: o.Conditions, streams: map[string]jetstream.Stream{}, read: map[string]Log{}}
 	options := []nats.Option{
-		nats.ErrorHandler(b.waiting.handler(cmp.Or(o.Log, slog.Default()))), nats.PermissionErrOnSubscribe(true),
+		nats.ErrorHandler(b.told), nats.PermissionErrOnSubscribe(true),
 		nats.Name("pawl " + o.User), nats.Nkey(public, keys.Sign), nats.CustomInboxPrefix(InboxPrefix(o.User)),
 		// A server that is just starting may refuse a right key; by default the
 		// client would give up for good when that happens twice.
+		nats.ReconnectHandler(func(*nats.Conn) { b.forget() }),
 		nats.IgnoreAuthErrorAbort(), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
 	}
 	if o.Server != nil {
@@ -150,6 +160,17 @@ func (b *Bus) Publish(ctx context.Context, subject string, body proto.Message, h
 	return nil
 }
 
+// Send publishes a message that no stream takes: whoever listens now gets it.
+func (b *Bus) Send(subject string, body proto.Message, header nats.Header) error {
+	data, err := Encode(body)
+	if err != nil {
+		return err
+	}
+	m := &nats.Msg{Subject: subject, Header: header, Data: data}
+	setContentType(m)
+	return b.NATS.PublishMsg(m)
+}
+
 // PublishAfter stores a message if, and only if, the newest one on the subjects
 // of filter is still at that sequence (0: there is none); else it returns
 // ErrConflict. As with Append, it may be stored already, by a call whose answer
@@ -181,18 +202,24 @@ func Respond(m *nats.Msg, body proto.Message) error {
 	}
 	answer := &nats.Msg{Data: data}
 	setContentType(answer)
-	if err := checkInbox(m.Reply); err != nil {
-		return err
-	}
 	return m.RespondMsg(answer)
 }
 
-// RespondTo sends a message to an inbox, and nowhere else.
+// RespondTo sends a message to whoever waits there.
 func (b *Bus) RespondTo(inbox string, m *nats.Msg) error {
-	if err := checkInbox(inbox); err != nil {
-		return err
-	}
 	return b.NATS.PublishMsg(&nats.Msg{Subject: inbox, Header: m.Header, Data: m.Data})
+}
+
+// forget drops what was read before a connection ended: the server may have come
+// back with a restored store.
+func (b *Bus) forget() {
+	b.mu.Lock()
+	clear(b.streams)
+	clear(b.read)
+	b.mu.Unlock()
+	b.marks.mu.Lock() // not within: whoever reads the mark asks for the stream
+	defer b.marks.mu.Unlock()
+	b.marks.read = time.Time{}
 }
 
 // Stream returns a handle, kept so that a read costs no STREAM.INFO.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"sync"
 
@@ -61,18 +60,19 @@ func (w *waiting) denied(subject string) bool {
 
 var deniedPublish = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
 
-// handler takes what the server says beside any answer.
-func (w *waiting) handler(log *slog.Logger) nats.ErrHandler {
-	return func(_ *nats.Conn, sub *nats.Subscription, err error) {
-		if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil && w.denied(m[1]) {
-			return // whoever asked tells of it
-		}
-		about := ""
-		if sub != nil {
-			about = sub.Subject
-		}
-		log.Warn("NATS", "error", err, "subscription", about)
+// told takes what the server says beside any answer.
+func (b *Bus) told(_ *nats.Conn, sub *nats.Subscription, err error) {
+	if m := deniedPublish.FindStringSubmatch(err.Error()); m != nil && b.waiting.denied(m[1]) {
+		return // whoever asked tells of it
 	}
+	if m := deniedSubscription.FindStringSubmatch(err.Error()); m != nil && !b.noteRemoved(m[1]) {
+		return // it was told before
+	}
+	about := ""
+	if sub != nil {
+		about = sub.Subject
+	}
+	b.log.Warn("NATS", "error", err, "subscription", about)
 }
 
 // Permitted calls do, and ends it at once, with ErrNotPermitted, where the server
@@ -91,9 +91,11 @@ func (b *Bus) Permitted(ctx context.Context, do func(context.Context) error, sub
 
 // PublishMsg stores a message as it is.
 func (b *Bus) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
-	err = b.Permitted(ctx, func(ctx context.Context) (err error) {
-		ack, err = b.JetStream.PublishMsg(ctx, m, opts...)
-		return err
-	}, m.Subject)
+	err = b.publishing(m.Subject, func() error {
+		return b.Permitted(ctx, func(ctx context.Context) (err error) {
+			ack, err = b.JetStream.PublishMsg(ctx, m, opts...)
+			return err
+		}, m.Subject)
+	})
 	return ack, err
 }

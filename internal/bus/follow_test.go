@@ -3,9 +3,11 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
@@ -101,5 +103,33 @@ func TestFollowGoesOnWhereTheServerWasKilled(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMessageThatDescribesItselfIsReadAsWhatItIs: the server describes a stored message
+// in headers that it adds to the publisher's own, of which the library for batches
+// takes the first.
+func TestMessageThatDescribesItselfIsReadAsWhatItIs(t *testing.T) {
+	server := bustest.Start(t)
+	requester, operator := server.Connect(t, bus.Requester), server.Connect(t, bus.Operator)
+	forged := nats.Header{jetstream.SequenceHeader: {"700"}, jetstream.SubjectHeader: {"pawl.alert.another"}, jetstream.TimeStampHeaer: {"2000-01-01T00:00:00Z"},
+		"Nats-Num-Pending": {"0"}, jetstream.LastSequenceHeader: {"0"}, "Status": {"404"}, "Description": {"EOB"}}
+	for i, header := range []nats.Header{nil, forged, {jetstream.SequenceHeader: {"none"}}, {"Status": {"503"}}, nil} {
+		if _, err := requester.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: bus.AlertSubject(fmt.Sprint("source", i)), Header: header}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	if _, err := operator.Scan(t.Context(), bus.StreamAlert, "pawl.alert.*", bus.Start{}, func(m *jetstream.RawStreamMsg) bool {
+		if time.Since(m.Time) > time.Hour {
+			t.Errorf("%d is of %s", m.Sequence, m.Time)
+		}
+		got = append(got, fmt.Sprint(m.Sequence, " ", m.Subject))
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"1 pawl.alert.source0", "2 pawl.alert.source1", "3 pawl.alert.source2", "4 pawl.alert.source3", "5 pawl.alert.source4"}; !slices.Equal(got, want) {
+		t.Errorf("read %v", got)
 	}
 }

@@ -16,18 +16,6 @@ import (
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
-// JetStream's refusals that Append tells apart.
-const (
-	errWrongLastSequence         jetstream.ErrorCode = 10071
-	errWrongLastSequenceConstant jetstream.ErrorCode = 10164 // the same, in a cluster
-	errBatchDuplicate            jetstream.ErrorCode = 10201 // a message of a batch has an id that is known already
-	// ErrSubjectTaken refuses a second message on a subject that takes one.
-	ErrSubjectTaken jetstream.ErrorCode = 10077
-)
-
-// ErrConflict means that the log has moved on since it was read: fold again.
-var ErrConflict = errors.New("the log has moved on")
-
 // Record is one stored event with its body and headers.
 type Record struct {
 	saga.Entry
@@ -57,6 +45,15 @@ func (l Log) Find(e saga.Event) *Record {
 		return nil
 	}
 	return &l.Records[i]
+}
+
+// Fence is the counter of the databases' fences that the log knows of: that of its
+// rotation, or a greater one that was found there, by an adoption or by an emergency.
+func (l Log) Fence() (counter uint64) {
+	for _, r := range l.Records {
+		counter = max(counter, r.Body.GetRequested().GetGeneration(), r.Body.GetStaged().GetFence())
+	}
+	return counter
 }
 
 // Fold folds the log.
@@ -289,21 +286,4 @@ func eventMessage(credential, rotation string, e saga.Event, body *pawlv1.Event,
 // expects is the compare-and-set: nothing was appended since lastSeq.
 func expects(credential string, lastSeq uint64) jetstream.PublishOpt {
 	return jetstream.WithExpectLastSequenceForSubject(lastSeq, logOf(credential))
-}
-
-// IsConflict reports whether a publish was refused because its subject is taken,
-// or because what it expected to be the newest is no longer.
-func IsConflict(err error) bool {
-	refused := new(jetstream.APIError)
-	return errors.As(err, &refused) && slices.Contains(conflicts, refused.ErrorCode)
-}
-
-var conflicts = []jetstream.ErrorCode{errWrongLastSequence, errWrongLastSequenceConstant, ErrSubjectTaken, errBatchDuplicate}
-
-// appendError tells a conflict from other refusals.
-func appendError(e saga.Event, err error) error {
-	if IsConflict(err) {
-		return ErrConflict
-	}
-	return fmt.Errorf("append %s: %w", e, err)
 }

@@ -1,9 +1,11 @@
 package bus
 
 import (
-	"fmt"
 	"slices"
-	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/saga"
 )
@@ -12,16 +14,16 @@ import (
 const (
 	Requester   = "requester"   // may ask for rotations, and nothing else
 	Operator    = "operator"    // may also see everything that is no secret, and publish emergencies
-	Provisioner = "provisioner" // creates streams and consumers; used by `pawl up` alone
+	Provisioner = "provisioner" // creates streams and consumers, and restores them; used by `pawl up`, `provision` and `restore`
+	Backup      = "backup"      // takes snapshots of the streams
 )
 
 // Users lists every NATS user of an installation.
-var Users = slices.Concat(saga.Services, []string{Requester, Operator, Provisioner})
+var Users = slices.Concat(saga.Services, []string{Requester, Operator, Provisioner, Backup})
 
 // Permissions of one NATS user: what it may publish and subscribe to.
 type Permissions struct {
 	Publish   []string
-	Deny      []string // what of Publish it may not
 	Subscribe []string
 }
 
@@ -36,23 +38,43 @@ func InboxPrefix(user string) string {
 
 const stockInbox = "_INBOX"
 
-// elsewhere begins the inboxes of those who ask from another account, as the
-// server shows them.
-const elsewhere = "_R_"
+// answers is where whoever is asked from another account answers: the server puts a
+// subject of this kind in the place of the one that the asker named, which is in his
+// account.
+const answers = "_R_.>"
 
-// checkInbox refuses to answer elsewhere than in an inbox: who asks can name any
-// subject, also one where only whoever answers may publish.
-func checkInbox(subject string) error {
-	first, _, _ := strings.Cut(subject, ".")
-	if first == elsewhere || slices.ContainsFunc(Users, func(user string) bool { return first == InboxPrefix(user) }) {
-		return nil
+// ReadOut reports whether the server has published a message itself, as its answer to
+// somebody who had it read out what is stored: he names any subject for that, also
+// one where he may not publish, and what he had stored before is what it says.
+func ReadOut(header nats.Header) bool {
+	for _, name := range []string{jetstream.StreamHeader, jetstream.SequenceHeader, pendingHeader} {
+		if header.Get(name) != "" {
+			return true
+		}
 	}
-	return fmt.Errorf("an answer is wanted on %.80q, which is no inbox", subject)
+	return false
 }
 
-// PermissionsFor derives a user's rights from the saga table: a service may
-// publish the events it owns, and read the log, and its own envelopes.
+// pendingHeader is in the answer to a pull that nothing was there for.
+const pendingHeader = "Nats-Pending-Messages"
+
+// PermissionsFor returns a user's rights, which derive from the saga table: a service
+// may publish the events it owns, and read the log, and its own envelopes.
 func PermissionsFor(user string) Permissions {
+	p := permissions()[user]
+	return Permissions{slices.Clone(p.Publish), slices.Clone(p.Subscribe)}
+}
+
+// permissions are derived once: to walk every flow takes a while.
+var permissions = sync.OnceValue(func() map[string]Permissions {
+	all, consumers := map[string]Permissions{}, Consumers(Settings{})
+	for _, user := range Users {
+		all[user] = derive(user, consumers)
+	}
+	return all
+})
+
+func derive(user string, consumers []Consumer) Permissions {
 	p := Permissions{Subscribe: []string{InboxPrefix(user) + ".>"}}
 	read := func(streams ...string) {
 		for _, s := range streams {
@@ -61,42 +83,46 @@ func PermissionsFor(user string) Permissions {
 	}
 	switch user {
 	case Provisioner:
-		return Permissions{Publish: []string{"$JS.API.>", "$JS.SNAPSHOT.>"}, Subscribe: p.Subscribe} // makes streams, backs them up, and restores them
+		return Permissions{Publish: []string{"$JS.API.>", "$JS.SNAPSHOT.ACK.>", restores}, Subscribe: p.Subscribe} // makes streams, backs them up, and restores them
+	case Backup:
+		for _, s := range BackedUp {
+			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s, "$JS.API.STREAM.SNAPSHOT."+s, "$JS.SNAPSHOT.ACK."+s+".>")
+		}
+		return p
 	case Requester:
-		p.Publish = []string{"pawl.request.>", "pawl.alert.>"}
+		p.Publish = []string{RequestSubject("*"), AlertSubject("*")}
 		return p
 	case Operator:
-		p.Publish = []string{"pawl.request.>", "pawl.alert.>", "pawl.emergency.>", "pawl.check.>", "pawl.examine.>",
+		p.Publish = []string{RequestSubject("*"), AlertSubject("*"), EmergencySubject("*"),
 			NoteSubject(Operator), EvidenceSubject("*", "*", "*", "*"), // what was done while the bus was down
-			// Ordered consumers of what holds no secret, for `watch` and `history`.
-			"$JS.API.CONSUMER.CREATE." + StreamLog + ".>", "$JS.API.CONSUMER.CREATE." + StreamNote + ".>", "$JS.API.CONSUMER.CREATE." + StreamAnswer + ".>", "$JS.API.CONSUMER.CREATE." + StreamAudit + ".>",
-			"$JS.API.CONSUMER.CREATE." + StreamAlert + ".>", "$JS.API.CONSUMER.CREATE." + StreamAlarm + ".>", "$JS.API.CONSUMER.CREATE." + StreamDead + ".>",
-			"$JS.API.CONSUMER.MSG.NEXT.*.>", "$JS.API.CONSUMER.INFO.*.>", "$JS.API.CONSUMER.DELETE.*.>", "$JS.API.STREAM.LIST", "$JS.API.INFO"}
-		for _, c := range Consumers(Settings{}) { // which are the services' own
-			for _, act := range []string{"CREATE", "DELETE", "MSG.NEXT"} {
-				p.Deny = append(p.Deny, "$JS.API.CONSUMER."+act+"."+c.Stream+"."+c.Config.Durable)
-			}
-			p.Deny = append(p.Deny, "$JS.API.CONSUMER.CREATE."+c.Stream+"."+c.Config.Durable+".>")
+			"$JS.API.CONSUMER.INFO.*.>", "$JS.API.STREAM.LIST", "$JS.API.INFO"}
+		for _, service := range saga.Services {
+			p.Publish = append(p.Publish, CheckSubject(service, "*"), ExamineSubject(service, "*"), HealthSubject(service))
 		}
-		p.Subscribe = append(p.Subscribe, stockInbox+".>", "pawl.answer.*", "pawl.rotation.>", "pawl.note.*") // a stock client may be the operator's
-		read(StreamLog, StreamNote, StreamAnswer, StreamAudit, StreamTimer, StreamDead, StreamAlert, StreamAlarm, StreamEvidence)
+		p.Subscribe = append(p.Subscribe, stockInbox+".>", "pawl.answer.*", "pawl.rotation.>", "pawl.note.*", "pawl.audit.>") // a stock client may be the operator's
+		read(StreamLog, StreamNote, StreamAnswer, StreamAudit, StreamTimer, StreamDead, StreamAlert, StreamAlarm, StreamEvidence, StreamLive)
 		return p
 	}
 	for _, e := range saga.Emits(user) {
 		p.Publish = append(p.Publish, LogSubject("*", "*", e))
 	}
-	for _, c := range Consumers(Settings{}) {
+	for _, c := range consumers {
 		if c.Owner == user {
 			p.Publish = append(p.Publish, "$JS.API.CONSUMER.INFO."+c.Stream+"."+c.Config.Durable,
-				"$JS.API.CONSUMER.MSG.NEXT."+c.Stream+"."+c.Config.Durable, "$JS.ACK."+c.Stream+"."+c.Config.Durable+".>")
+				"$JS.API.CONSUMER.MSG.NEXT."+c.Stream+"."+c.Config.Durable,
+				"$JS.API.CONSUMER.RESET."+c.Stream+"."+c.Config.Durable, "$JS.ACK."+c.Stream+"."+c.Config.Durable+".>")
 		}
 	}
 	p.Publish = append(p.Publish, NoteSubject(user), StartedSubject(user), DeadSubject(user),
-		"$JS.API.STREAM.INFO."+StreamNote, "$JS.API.DIRECT.GET."+StreamNote+"."+StartedSubject(user))
+		"$JS.API.STREAM.INFO."+StreamNote, "$JS.API.DIRECT.GET."+StreamNote+"."+StartedSubject("*"),
+		"$JS.API.DIRECT.GET."+StreamNote+"."+RestoredSubject("*"))
 	p.Subscribe = append(p.Subscribe, CheckSubject(user, "*"), ExamineSubject(user, "*"))
-	// Answers go to the inbox of whoever asked. (The server can grant that per
-	// message instead, but then refused an answer now and then.)
-	p.Publish = append(p.Publish, InboxPrefix(saga.Scheduler)+".>", InboxPrefix(Operator)+".>")
+	// The probe: each service stores a sign of life, and asks the others.
+	p.Publish = append(p.Publish, LiveSubject(user), "$JS.API.STREAM.INFO."+StreamLive, "$JS.API.DIRECT.GET."+StreamLive+"."+LiveSubject("*"), answers)
+	for _, service := range saga.Services {
+		p.Publish = append(p.Publish, HealthSubject(service))
+	}
+	p.Subscribe = append(p.Subscribe, LiveSubject(user), HealthSubject(user), HealthAnswerSubject(user, "*", "*"))
 	read(StreamLog)
 	p.Publish = append(p.Publish, newestFromLeader)
 	for _, recipient := range []string{saga.DBRotator, saga.SecretPublisher, saga.Verifier} {
@@ -106,17 +132,21 @@ func PermissionsFor(user string) Permissions {
 	}
 	switch user {
 	case saga.DBRotator:
-		p.Publish = append(p.Publish, "pawl.sealed.*.*.*", "$JS.API.STREAM.PURGE."+StreamSealed,
+		p.Publish = append(p.Publish, "pawl.sealed.*.*.*", "$JS.API.STREAM.PURGE."+StreamSealed, RestoredSubject("*"),
 			EvidenceSubject("*", "*", "*", "*"), "$JS.API.STREAM.INFO."+StreamEvidence)
 	case saga.Scheduler:
-		p.Publish = append(p.Publish, "pawl.answer.*", "pawl.timer.>", "pawl.check.*.*", "pawl.alert.*", "pawl.alarm.*.*", stockInbox+".>", elsewhere+".>")
-		p.Subscribe = append(p.Subscribe, "pawl.request.*", "pawl.emergency.*", "pawl.answer.*")
+		p.Publish = append(p.Publish, AnswerSubject("*"), RefusedSubject("*"), "pawl.timer.>", AlertSubject("*"), "pawl.alarm.*.*", operatorKey("*"))
+		for _, service := range saga.Services {
+			p.Publish = append(p.Publish, CheckSubject(service, "*"))
+		}
+		p.Subscribe = append(p.Subscribe, RequestSubject("*"), AskedSubject("*", "*"), EmergencySubject("*"), AnswerSubject("*"), RefusedSubject("*"), operatorKey("*"))
 		read(StreamAlarm, StreamTimer)
+		for _, s := range Streams(Settings{}) { // how full each is
+			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s.Name)
+		}
 	case saga.Auditor:
-		p.Publish = append(p.Publish, "pawl.audit.>",
-			// An ordered consumer of what it signs.
-			"$JS.API.CONSUMER.CREATE."+StreamAudit+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamAudit+".>", "$JS.API.CONSUMER.INFO."+StreamAudit+".>", "$JS.API.CONSUMER.DELETE."+StreamAudit+".>")
-		p.Subscribe = append(p.Subscribe, "pawl.rotation.>", "pawl.note.*") // wakes the dashboard; it reads what is stored
+		p.Publish = append(p.Publish, "pawl.audit.>")
+		p.Subscribe = append(p.Subscribe, "pawl.rotation.>", "pawl.note.*", "pawl.audit.>") // wakes who reads what is stored
 		read(StreamAudit, StreamNote)
 	}
 	return p

@@ -2,10 +2,8 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,56 +18,29 @@ type Happened struct {
 }
 
 // ReadSince lists what was stored in the log of a credential from then on, by
-// the bus's clock, oldest first. Its cost is one request per event.
-func (b *Bus) ReadSince(ctx context.Context, credential string, since time.Time) ([]Happened, error) {
-	stream, err := b.Stream(ctx, StreamLog)
-	if err != nil {
-		return nil, err
-	}
-	seq, err := b.firstSince(ctx, credential, since)
-	var all []Happened
-	for err == nil && seq > 0 {
-		once, cancel := Bound(ctx)
-		var m *jetstream.RawStreamMsg
-		m, err = stream.GetMsg(once, seq, jetstream.WithGetMsgSubject(logOf(credential)))
-		cancel()
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return all, nil
-		}
-		if err == nil {
-			var h Happened
-			h.Seq, h.At = m.Sequence, m.Time
-			_, h.Rotation, h.Event, err = ParseLogSubject(m.Subject)
-			all, seq = append(all, h), m.Sequence+1
-		}
-	}
-	if err != nil {
+// the bus's clock, oldest first.
+func (b *Bus) ReadSince(ctx context.Context, credential string, since time.Time) (all []Happened, err error) {
+	var undecodable error
+	_, err = b.Scan(ctx, StreamLog, logOf(credential), Start{Time: since}, func(m *jetstream.RawStreamMsg) bool {
+		h := Happened{Entry: saga.Entry{Seq: m.Sequence, At: m.Time}}
+		_, h.Rotation, h.Event, undecodable = ParseLogSubject(m.Subject)
+		all = append(all, h)
+		return undecodable == nil
+	})
+	if err = errors.Join(err, undecodable); err != nil {
 		return nil, fmt.Errorf("read the log of %s since %s: %w", credential, since.Format(time.RFC3339), err)
 	}
 	return all, nil
 }
 
-// firstSince returns the sequence of the first event from then on, 0 for none.
-// The client library's GetMsg has no option for a time; the server's API has.
-func (b *Bus) firstSince(ctx context.Context, credential string, since time.Time) (uint64, error) {
-	request, err := json.Marshal(map[string]any{"start_time": since.UTC(), "next_by_subj": logOf(credential)})
-	if err != nil {
-		return 0, err
-	}
-	ctx, cancel := Bound(ctx)
-	defer cancel()
-	m, err := b.NATS.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+StreamLog, request)
-	if err != nil {
-		return 0, err
-	}
-	switch status := m.Header.Get("Status"); status {
-	case "":
-		return strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
-	case "404":
-		return 0, nil
-	default:
-		return 0, fmt.Errorf("the server answers %s %s", status, m.Header.Get("Description"))
-	}
+// firstSince returns the sequence of the first message on the subjects of filter
+// from then on, 0 for none.
+func (b *Bus) firstSince(ctx context.Context, stream, filter string, since time.Time) (seq uint64, err error) {
+	_, err = b.batch(ctx, stream, filter, 1, &Start{Time: since}, func(m *jetstream.RawStreamMsg) bool {
+		seq = m.Sequence
+		return false
+	})
+	return seq, err
 }
 
 // LastOf returns when a credential's log last had the event, and in which

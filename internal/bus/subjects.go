@@ -36,16 +36,50 @@ func ParseLogSubject(subject string) (credential, rotation string, e saga.Event,
 }
 
 // Subjects beside the log.
-func RequestSubject(credential string) string   { return "pawl.request." + credential }
+func RequestSubject(credential string) string { return "pawl.request." + credential }
+
+// AskedSubject is where the request of a user arrives who has an account of his own:
+// he publishes it on RequestSubject, and the server puts his name in. So a request on
+// RequestSubject itself is the operator's.
+func AskedSubject(user, credential string) string { return "pawl.asked." + user + "." + credential }
+
+// ParseAsked splits the subject of a request or an emergency: whose it is, and of
+// which credential.
+func ParseAsked(subject string) (user, credential string, emergency bool) {
+	kind, rest, _ := strings.Cut(strings.TrimPrefix(subject, "pawl."), ".")
+	if kind == "asked" {
+		user, credential, _ = strings.Cut(rest, ".")
+		return user, credential, false
+	}
+	return Operator, rest, kind == "emergency"
+}
+
 func EmergencySubject(credential string) string { return "pawl.emergency." + credential }
 func AlertSubject(source string) string         { return "pawl.alert." + source }
 func AnswerSubject(request string) string       { return "pawl.answer." + request }
-func NoteSubject(service string) string         { return "pawl.note." + service }
+
+// RefusedSubject carries, unstored, the answer to a request that was refused as one of
+// too many: whichever scheduler has the reply subject sends it on.
+func RefusedSubject(request string) string { return "pawl.refused." + request }
+func NoteSubject(service string) string    { return "pawl.note." + service }
 
 // StartedSubject holds the notes of a service's starts: the newest says by which
 // configuration it worked last.
-func StartedSubject(service string) string     { return "pawl.note." + service + ".started" }
-func DeadSubject(service string) string        { return "pawl.dead." + service }
+func StartedSubject(service string) string { return "pawl.note." + service + ".started" }
+func DeadSubject(service string) string    { return "pawl.dead." + service }
+
+// RestoredSubject holds what the db-rotator found when it compared a credential
+// of a restored store with the databases: the newest one stands.
+func RestoredSubject(credential string) string {
+	return NoteSubject(saga.DBRotator) + ".restored." + credential
+}
+
+// WaitingSubject lists the requests of a credential that wait for their time.
+func WaitingSubject(credential string) string { return "pawl.timer.waiting." + credential }
+
+// OperatorSubject holds which key the operator has, and since when.
+const OperatorSubject = "pawl.timer.operator"
+
 func DeadlineSubject(credential string) string { return "pawl.timer.deadline." + credential }
 func DueSubject(credential string) string      { return "pawl.timer.due." + credential }
 func WakeSubject(service, credential string) string {
@@ -74,6 +108,20 @@ const TurnsSubject = "pawl.timer.turns"
 // ArmSubject holds a pending schedule; a newer one on the same subject replaces it.
 func ArmSubject(purpose, credential string) string {
 	return "pawl.timer.arm." + purpose + "." + credential
+}
+
+// LiveSubject holds the newest sign of life of a service: what its probe stores,
+// hears and reads again.
+func LiveSubject(service string) string { return "pawl.live." + service }
+
+// HealthSubject asks a service, by plain request and reply, what keeps it from
+// working.
+func HealthSubject(service string) string { return "pawl.health." + service }
+
+// HealthAnswerSubject is where one service, and nobody else, hears another's answer
+// about its health.
+func HealthAnswerSubject(asking, asked, round string) string {
+	return HealthSubject(asking) + "." + asked + "." + round
 }
 
 // CheckSubject asks a service, by plain request and reply, whether it could do

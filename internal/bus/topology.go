@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ const (
 	StreamLog       = "PAWL_ROTATION"
 	StreamSealed    = "PAWL_SEALED"
 	StreamRequest   = "PAWL_REQUEST"
+	StreamAsked     = "PAWL_ASKED"
 	StreamEmergency = "PAWL_EMERGENCY"
 	StreamAlert     = "PAWL_ALERT"
 	StreamAlarm     = "PAWL_ALARM"
@@ -26,11 +28,13 @@ const (
 	StreamDead      = "PAWL_DEAD"
 	StreamAudit     = "PAWL_AUDIT"
 	StreamEvidence  = "PAWL_EVIDENCE"
+	StreamLive      = "PAWL_LIVE"
 )
 
 // Durable consumers beside those of each service's steps (ConsumerOf).
 const (
 	ConsumerRequests    = "requests"    // scheduler, on StreamRequest
+	ConsumerAsked       = "asked"       // scheduler, on StreamAsked
 	ConsumerEmergencies = "emergencies" // scheduler, on StreamEmergency
 	ConsumerAlerts      = "alerts"      // scheduler, on StreamAlert
 	ConsumerTimekeeper  = "timekeeper"  // scheduler, on StreamLog: every event arms a deadline
@@ -51,6 +55,49 @@ func ConsumerOf(service string, urgent bool) string {
 
 // MaxEvent is the largest event, request or note, in bytes.
 const MaxEvent = 64 << 10
+
+// limits bound the streams, so that no flood and no fault fills the disk that the
+// log needs. A stream at its limit refuses new messages: each refusal is a
+// FullError, and the scheduler warns from nine tenths on. Exceptions have their
+// reason beside them.
+//
+// To compare: a year of 1,000 credentials rotated every
+// 30 days stores about 150 MB in all (`go run pawl.dev/internal/e2e/bench -only growth`).
+// A limit also decides how large NATS makes a stream's files: from 32 MiB on, 8 MB.
+var limits = map[string]int64{
+	// Outsiders write here, and what is not answered is kept: about 100,000 small
+	// requests. A flood is refused, and what came before it is answered.
+	StreamAsked: 64 << 20,
+	// The operator's, whom no flood of the others is to keep out.
+	StreamRequest: 64 << 20,
+	// Few may write here. A limit of their own, so that no flood of requests
+	// keeps an emergency out.
+	StreamEmergency: 64 << 20,
+	// What outsiders sent and nobody could read.
+	StreamDead: 64 << 20,
+	// Drops its oldest: an alert is decided upon within seconds, and a flood of one
+	// source must not keep the next alert out.
+	StreamAlert: 256 << 20,
+	// Drops its oldest: an answer is read within minutes. One per request, so it
+	// grows as outsiders ask.
+	StreamAnswer: 256 << 20,
+	// None: NATS lets a stream of schedules only drop its oldest, which would be a
+	// wait that never ends. The scheduler alone writes here, one message per
+	// credential and kind of timer: 10,000 credentials take some 20 MB.
+	StreamTimer: 0,
+	// None: one message per service, which replaces the one before.
+	StreamLive: 0,
+	// One decision per alert, for 90 days.
+	StreamAlarm: 1 << 30,
+	// A credential keeps two or three envelopes per recipient, of 1 to 2 KB.
+	StreamSealed: 4 << 30,
+	// Kept forever. These are far above what years take, and bound a service that
+	// writes in a loop.
+	StreamNote:     16 << 30,
+	StreamEvidence: 16 << 30,
+	StreamLog:      32 << 30,
+	StreamAudit:    64 << 30, // a record for each event, note and sealed access
+}
 
 // Settings vary with the installation, never with the table.
 type Settings struct {
@@ -80,16 +127,21 @@ func Streams(s Settings) []jetstream.StreamConfig {
 		once(StreamAudit, "pawl.audit.>", "The audit trail"),
 		once(StreamAlarm, "pawl.alarm.*.*", "What was decided about each alert"),
 		once(StreamEvidence, "pawl.evidence.*.*.*.*", "What emergencies leave to read, sealed to the incident key; nobody erases it"),
-		{Name: StreamRequest, Subjects: []string{"pawl.request.*"}, Description: "Requests not yet answered", Retention: jetstream.WorkQueuePolicy},
-		{Name: StreamEmergency, Subjects: []string{"pawl.emergency.*"}, Description: "Emergencies not yet answered", Retention: jetstream.WorkQueuePolicy},
+		{Name: StreamRequest, Subjects: []string{RequestSubject("*")}, Description: "Requests not yet answered", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew},
+		// A stream of its own, as a stream takes one message after the other.
+		{Name: StreamAsked, Subjects: []string{AskedSubject("*", "*")}, Description: "Requests not yet answered, of users with an account of their own", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgSize: 2 * MaxEvent},
+		{Name: StreamEmergency, Subjects: []string{"pawl.emergency.*"}, Description: "Emergencies not yet answered", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew},
 		{Name: StreamAlert, Subjects: []string{"pawl.alert.*"}, Description: "Alerts, as their sources told them", MaxAge: 90 * 24 * time.Hour, MaxMsgs: 100_000, MaxMsgSize: MaxEvent, AllowDirect: true},
 		{Name: StreamAnswer, Subjects: []string{"pawl.answer.*"}, Description: "What became of each request", MaxMsgsPerSubject: 1, MaxAge: 30 * 24 * time.Hour, AllowDirect: true},
 		{Name: StreamTimer, Subjects: []string{"pawl.timer.>"}, Description: "Deadlines, waits and wake-ups", MaxMsgsPerSubject: 1, AllowMsgSchedules: true, AllowDirect: true},
-		{Name: StreamNote, Subjects: []string{"pawl.note.>"}, Description: "What the audit trail must know beside the log", DenyDelete: true, DenyPurge: true, AllowDirect: true},
-		{Name: StreamDead, Subjects: []string{"pawl.dead.*"}, Description: "What could not be decoded", DenyDelete: true, DenyPurge: true, AllowDirect: true},
+		{Name: StreamNote, Subjects: []string{"pawl.note.>"}, Description: "What the audit trail must know beside the log", Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true, AllowDirect: true},
+		{Name: StreamDead, Subjects: []string{"pawl.dead.*"}, Description: "What could not be decoded", Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true, AllowDirect: true},
+		// In files, as the others: it is to show whether the store stores.
+		{Name: StreamLive, Subjects: []string{LiveSubject("*")}, Description: "The newest sign of life of each service", MaxMsgsPerSubject: 1, MaxMsgSize: 1 << 10, AllowDirect: true},
 	}
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
+		all[i].MaxBytes = limits[all[i].Name]
 		all[i].Replicas = max(1, s.Replicas)
 		if all[i].Name == StreamSealed {
 			all[i].DenyPurge = false // the db-rotator, and only it, erases
@@ -130,7 +182,8 @@ func Consumers(s Settings) []Consumer {
 			}
 		}
 	}
-	add(StreamRequest, saga.Scheduler, ConsumerRequests, "pawl.request.*")
+	add(StreamRequest, saga.Scheduler, ConsumerRequests, RequestSubject("*"))
+	add(StreamAsked, saga.Scheduler, ConsumerAsked, AskedSubject("*", "*"))
 	add(StreamEmergency, saga.Scheduler, ConsumerEmergencies, "pawl.emergency.*")
 	add(StreamAlert, saga.Scheduler, ConsumerAlerts, "pawl.alert.*")
 	add(StreamLog, saga.Scheduler, ConsumerTimekeeper, "pawl.rotation.*.*.*")
@@ -147,7 +200,11 @@ func Consumers(s Settings) []Consumer {
 // should be is not written again, since a server that is killed while it writes
 // a stream's description cannot read the stream any more.
 func Provision(ctx context.Context, js jetstream.JetStream, s Settings) error {
-	for _, want := range Streams(s) {
+	// The smallest limits first: they keep outsiders' floods away from the disk, so
+	// they come first on a server that cannot reserve all of them.
+	streams := Streams(s)
+	slices.SortStableFunc(streams, func(a, b jetstream.StreamConfig) int { return cmp.Compare(a.MaxBytes, b.MaxBytes) })
+	for _, want := range streams {
 		if err := provisionStream(ctx, js, want); err != nil {
 			return fmt.Errorf("stream %s: %w", want.Name, err)
 		}
@@ -163,25 +220,45 @@ func Provision(ctx context.Context, js jetstream.JetStream, s Settings) error {
 func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
 	stream, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = js.CreateStream(ctx, want)
+		if _, err = js.CreateStream(ctx, want); tooLittleSpace(err) {
+			want.MaxBytes = 0
+			_, err = js.CreateStream(ctx, want)
+		}
 		return err
 	}
 	if err != nil {
 		return err
 	}
 	have := stream.CachedInfo().Config
-	same := have.Retention == want.Retention && have.Storage == want.Storage && have.Replicas == want.Replicas &&
-		slices.Equal(have.Subjects, want.Subjects) && have.Description == want.Description &&
+	want.Metadata = have.Metadata // of a restored store: see RestoreMark
+	if sameStream(have, want) {
+		return nil
+	}
+	if _, err = js.UpdateStream(ctx, want); tooLittleSpace(err) {
+		if want.MaxBytes = max(0, have.MaxBytes); sameStream(have, want) {
+			return nil
+		}
+		_, err = js.UpdateStream(ctx, want)
+	}
+	return err
+}
+
+// sameStream reports whether a stream is as it should be.
+func sameStream(have, want jetstream.StreamConfig) bool {
+	return Altered(have) == "" && have.Retention == want.Retention && have.Storage == want.Storage && have.Replicas == want.Replicas &&
+		slices.Equal(have.Subjects, want.Subjects) && have.Description == want.Description && max(0, have.MaxBytes) == want.MaxBytes &&
 		have.MaxAge == want.MaxAge && max(0, have.MaxMsgs) == want.MaxMsgs && max(0, have.MaxMsgSize) == want.MaxMsgSize && max(0, have.MaxMsgsPerSubject) == want.MaxMsgsPerSubject &&
 		have.Discard == want.Discard && have.DiscardNewPerSubject == want.DiscardNewPerSubject &&
 		(want.Duplicates == 0 || have.Duplicates == want.Duplicates) && have.DenyDelete == want.DenyDelete && have.DenyPurge == want.DenyPurge &&
 		have.AllowDirect == want.AllowDirect && have.AllowMsgSchedules == want.AllowMsgSchedules &&
 		have.AllowAtomicPublish == want.AllowAtomicPublish
-	if same {
-		return nil
-	}
-	_, err = js.UpdateStream(ctx, want)
-	return err
+}
+
+// tooLittleSpace reports whether a server refused a stream's limit, which it counts
+// as space that is taken. On such a server the disk is the limit.
+func tooLittleSpace(err error) bool {
+	refused := new(jetstream.APIError)
+	return errors.As(err, &refused) && slices.Contains([]jetstream.ErrorCode{errStorageExceeded, errInsufficientResources, errNoPeers}, refused.ErrorCode)
 }
 
 func provisionConsumer(ctx context.Context, js jetstream.JetStream, c Consumer) error {
@@ -202,6 +279,7 @@ func provisionConsumer(ctx context.Context, js jetstream.JetStream, c Consumer) 
 		have.MaxDeliver == c.Config.MaxDeliver && have.MaxAckPending == c.Config.MaxAckPending && max(1, have.Replicas) == max(1, c.Config.Replicas) {
 		return nil
 	}
+	c.Config.DeliverPolicy = have.DeliverPolicy // of a restored store: see ProvisionRestored
 	_, err = js.UpdateConsumer(ctx, c.Stream, c.Config)
 	return err
 }

@@ -16,6 +16,7 @@ const (
 	Idle       = "idle"
 	Locked     = "locked"
 	Stalled    = "stalled" // and Running
+	Held       = "held"    // after a restore: see Status.Held
 )
 
 // Status of one credential.
@@ -31,9 +32,11 @@ type Status struct {
 	NextDue    *time.Time `json:"next_due,omitempty"`
 	KeptUntil  *time.Time `json:"kept_until,omitempty"` // the predecessor, for `pawl rollback`
 	Last       *Rotation  `json:"last_rotation,omitempty"`
-	Note       *Note      `json:"note,omitempty"`  // the newest about what an open rotation waits for
-	Drift      []Note     `json:"drift,omitempty"` // what is not as it should be, and Pawl did not do
-	Lock       *Lock      `json:"lock,omitempty"`  // nobody logs in until it is unlocked
+	Note       *Note      `json:"note,omitempty"`    // the newest about what an open rotation waits for
+	Drift      []Note     `json:"drift,omitempty"`   // what is not as it should be, and Pawl did not do
+	Lock       *Lock      `json:"lock,omitempty"`    // nobody logs in until it is unlocked
+	Held       string     `json:"held,omitempty"`    // why nothing is done with it after a restore, and what to do
+	Waiting    []Waiting  `json:"waiting,omitempty"` // requests that wait for their time
 
 	Now  time.Time `json:"-"` // when it was looked at
 	Made time.Time `json:"-"` // when the rotation ended under which the current credential was made
@@ -91,6 +94,12 @@ func NewStatus(c *inventory.Credential, log bus.Log, madeAt func(rotation string
 		s.keeps = s.step.Waits == saga.ForKeep && last.Outcome == string(saga.Completed) && !state.Flow.Urgent
 	}
 	return s.At(now), nil
+}
+
+// HeldFor is the status of a credential that nothing is done with after a restore.
+func (s Status) HeldFor(why string) Status {
+	s.Held, s.State, s.KeptUntil = why, Held, nil
+	return s
 }
 
 // At is the same status, looked at at another time.

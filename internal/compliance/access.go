@@ -33,6 +33,8 @@ var users = sync.OnceValue(func() []User {
 				u.Publish = append(u.Publish, subject)
 			case strings.Contains(subject, ".DIRECT.GET."+bus.StreamSealed):
 				u.Sealed = append(u.Sealed, "read "+subject[strings.Index(subject, "pawl."):])
+			case strings.Contains(subject, ".SNAPSHOT."+bus.StreamSealed):
+				u.Sealed = append(u.Sealed, "copy, and not open")
 			case strings.Contains(subject, ".PURGE."+bus.StreamSealed):
 				u.Sealed = append(u.Sealed, "erase")
 			}

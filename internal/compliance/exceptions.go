@@ -8,6 +8,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 )
 
@@ -26,12 +27,15 @@ type Exception struct {
 // noted are the kinds of notes that are exceptions, and what a report calls them.
 var noted = map[string]string{
 	"stalled": "stalled", "resumed": "resumed by hand",
-	"refused": "request refused", "trail broken": "trail broken",
+	"refused": "request refused", "requests summed up": "more requests than are noted each", "trail broken": "trail broken",
 	"drift": "drift", "drift over": "drift over", "repaired": "lost write repaired", "history changed": "server's history changed",
 	"overdue": "overdue, as told", "schedule refused": "scheduled turn refused", "schedule blocked": "scheduled turn blocked",
 	"alert held back": "alert held back", "alert fired in vain": "alert without effect", "alerts truncated": "alerts truncated by their source",
 	"webhook refused": "webhook refused", "webhooks not taken": "webhooks not taken",
-	"glass broken": "contained without Pawl", "undecodable": "could not be decoded",
+	"clock stepped": "clock stepped", "clock": "clock of a machine wrong",
+	"restored": "restored from a backup", string(restored.Held): "held after a restore", string(restored.Undone): "rolled back after a restore",
+	"foreign login replaced": "login that was not Pawl's replaced in an emergency",
+	"glass broken":           "contained without Pawl", "undecodable": "could not be decoded",
 }
 
 // elsewhere are the kinds of notes that are none: what happens every day, or what
@@ -39,8 +43,9 @@ var noted = map[string]string{
 var elsewhere = []string{
 	"configuration", "configuration changed", noteOpened, // sections of their own
 	"alert fired", "evidence", // of an emergency, which is listed
-	"started", "stopped", "waiting", "retrying", "due soon",
+	"started", "stopped", "waiting", "retrying", "due soon", string(restored.Agrees),
 	"request accepted", "request scheduled", "request unspecified",
+	"live", // a sign of life, which is no note of the trail
 }
 
 // recommended are the guide's intervals, in days, by the name of the environment.

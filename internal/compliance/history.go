@@ -34,7 +34,7 @@ const (
 )
 
 // failures are the events that turn a rotation round.
-var failures = []saga.Event{saga.StageFailed, saga.PublishFailed, saga.RestartFailed, saga.VerifyFailed, saga.TimedOut}
+var failures = []saga.Event{saga.StageFailed, saga.PublishFailed, saga.RestartFailed, saga.VerifyFailed, saga.TimedOut, saga.Cancelled}
 
 // isEvent tells records of the saga log from those of notes.
 func isEvent(r Record) bool { return r.GetStream() == bus.StreamLog }

@@ -19,6 +19,7 @@ import (
 // by file, where the kind is put together or passed on.
 var composed = map[string][]string{
 	"cmd/pawl/internal/glass/tell.go":                   {"glass broken"},
+	"internal/restored/restored.go":                     {"agrees after restore", "undone after restore", "held after restore"},
 	"services/db-rotator/internal/rotator/reconcile.go": {"drift", "drift over"},
 	"services/scheduler/internal/admission/answer.go":   outcomes(),
 	"services/scheduler/internal/agenda/agenda.go":      {"due soon", "overdue", "schedule blocked"},

@@ -134,7 +134,7 @@ func (a *author) walk(r *pawlv1.Requested) {
 		a.wait([]time.Duration{time.Second, time.Minute, time.Hour, 20 * day}[min(a.IntN(8), 3)])
 		e, body := step.Emits, &pawlv1.Event{Summary: "did " + step.Name}
 		if !step.Retriable() && a.IntN(8) == 0 {
-			e = []saga.Event{step.Fails, saga.TimedOut}[a.IntN(2)]
+			e = []saga.Event{step.Fails, saga.TimedOut, saga.Cancelled}[a.IntN(3)]
 			body = &pawlv1.Event{Detail: &pawlv1.Event_Failure{Failure: &pawlv1.Failure{Step: step.Name, Reason: "it broke"}}}
 		}
 		a.append(e, body)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -92,7 +93,9 @@ func midways() []midway {
 			}
 		}
 	}
+	another, back := rewrite(anotherLogin)
 	return []midway{
+		{name: "env-gets-another-login", strategy: "alternating", says: []string{"publish", "/.env holds a login that Pawl neither wrote nor adopted"}, between: another, mend: back},
 		{name: "env-gets-a-second-name", strategy: "alternating", says: []string{"publish", "/.env has 2 hard links"},
 			between: env(os.Link), mend: env(func(_, elsewhere string) error { return os.Remove(elsewhere) })},
 		{name: "env-goes-away", strategy: "in-place", says: []string{"publish", "/.env", "does not exist: create it"},
@@ -116,6 +119,34 @@ func TestPasswordSetByHandIsSeenBeforehand(t *testing.T) {
 		h.refused(t, c.name, c.action, h.role(c.name), c.says)
 		h.exec(t, c.name, "ALTER ROLE "+h.role(c.name)+" PASSWORD '"+verifier+"'")
 		h.do(t, c.name, rotate)
+	}
+}
+
+func anotherLogin(text string) string { return text + "DB_PASSWORD=somebodyspassword\n" }
+
+// TestLoginOfSomebodyElseIsReplacedInAnEmergencyAlone: a rotation is refused before
+// anything is touched. An emergency contains, and brings the application back, whatever
+// stands in the file.
+func TestLoginOfSomebodyElseIsReplacedInAnEmergencyAlone(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, []site.Credential{{Name: "foreign", Strategy: "alternating"}})
+	h.do(t, "foreign", adopt)
+	f := fault{name: "foreign", says: []string{"secret-publisher: dotenv:", "/.env holds a login that Pawl neither wrote nor adopted", "run `pawl adopt foreign`"}}
+	f.spoil, f.mend = rewrite(anotherLogin)
+	h.refusedUntilMended(t, f, rotate)
+	stolen, err := published.Read(h.site.Inventory.Credentials["foreign"].Publish...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.spoil(t, h, "foreign")
+	h.refused(t, "foreign", plan, f.says...)
+	log := h.await(t, h.ask(t, "foreign", contain), saga.Verified)
+	h.works(t, "foreign")
+	if w := log.Find(saga.Published).Body.GetWarnings(); !holdsAll(strings.Join(w, ""), []string{"/.env held a login that Pawl neither wrote nor adopted", "the sealed backup"}) {
+		t.Errorf("warnings of publish: %q", w)
+	}
+	if conn, err := site.LoginAt(t.Context(), h.site.Nodes[0].Direct(), stolen, "thief"); err == nil {
+		t.Error("what was stolen logs in", conn.Close(t.Context()))
 	}
 }
 

@@ -122,8 +122,8 @@ func (h *house) malformed(t *testing.T) {
 	if d := before.diff(h.look(t, "adopted")); d != nil {
 		t.Errorf("malformed requests changed %v", d)
 	}
-	// More tokens than one name no credential: nothing listens, and JetStream says so.
-	if _, err := h.client.JetStream.Publish(t.Context(), "pawl.request.two.tokens", nil); !errors.Is(err, jetstream.ErrNoStreamResponse) {
+	// More tokens than one name no credential: nobody may ask there, and the server says so.
+	if _, err := h.client.PublishMsg(t.Context(), &nats.Msg{Subject: "pawl.request.two.tokens"}); !errors.Is(err, bus.ErrNotPermitted) {
 		t.Errorf("a request for two tokens: %v", err)
 	}
 }
@@ -248,7 +248,7 @@ func (h *house) sentTwice(t *testing.T) {
 			t.Fatalf("after %d acknowledgements (%d of duplicates) and %d answers: %v", acks, duplicates, len(answers), err)
 		}
 		var ack jetstream.PubAck
-		if m.Header.Get("Content-Type") == "" && json.Unmarshal(m.Data, &ack) == nil && ack.Stream == bus.StreamRequest {
+		if m.Header.Get("Content-Type") == "" && json.Unmarshal(m.Data, &ack) == nil && ack.Stream == bus.StreamAsked {
 			acks++
 			if ack.Duplicate {
 				duplicates++

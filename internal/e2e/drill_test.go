@@ -26,6 +26,7 @@ type kind struct {
 	keep     string
 	end      saga.Event
 	first    saga.Event // where the drilled part begins: earlier points belong to another kind
+	cancels  bool       // it is cancelled while it is verified, which a probe holds up
 	own      bool       // the credential is Pawl's own admin's
 	cluster  bool       // on every node of the cluster, not on the first alone
 }
@@ -46,6 +47,7 @@ var kinds = []kind{
 	{name: "alternating-back", strategy: "alternating", fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
 	{name: "in-place", strategy: "in-place", before: []pawlv1.Action{adopt}, action: rotate, end: saga.Completed},
 	{name: "in-place-back", strategy: "in-place", fails: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.VerifyFailed},
+	{name: "cancelled", strategy: "alternating", cancels: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.RolledBack, first: saga.Cancelled},
 	{name: "adopt", strategy: "alternating", action: adopt, end: saga.Completed},
 	{name: "undo-alternating", strategy: "alternating", before: []pawlv1.Action{adopt, rotate}, action: rollback, keep: "1h", end: saga.RolledBack},
 	{name: "own-admin", strategy: "alternating", own: true, before: []pawlv1.Action{adopt}, action: rotate, end: saga.Completed},
@@ -67,6 +69,9 @@ func (k kind) credential(name string, apps *site.Apps) site.Credential {
 	if k.fails {
 		c.Probes = []string{fmt.Sprintf("SELECT 1/(CASE WHEN shobj_description('%s'::regrole, 'pg_authid') = 'refuse' THEN 0 ELSE 1 END)", site.Role(name))}
 	}
+	if k.cancels {
+		c.Probes = []string{fmt.Sprintf("SELECT pg_sleep(CASE WHEN shobj_description('%s'::regrole, 'pg_authid') = 'refuse' THEN 30 ELSE 0 END)", site.Role(name))}
+	}
 	return c
 }
 
@@ -81,7 +86,7 @@ func (k kind) prepare(ctx context.Context, w *world, credential string) error {
 			done = log.Find(saga.Completed) != nil
 		}
 	}
-	if k.fails {
+	if k.fails || k.cancels {
 		conn, err := w.site.Superuser(ctx)
 		if err != nil {
 			return err
@@ -99,6 +104,9 @@ func points(log bus.Log, k kind) []string {
 	flow, _ := saga.FlowByName(log.Records[0].Body.GetRequested().GetFlow())
 	skip := k.first != ""
 	var found []string
+	if k.cancels {
+		found = append(found, "cancel.append.before", "cancel.append.after")
+	}
 	for _, r := range log.Records[1:] {
 		if r.Event == k.first {
 			skip = false
@@ -142,7 +150,7 @@ func legal(log bus.Log) error {
 			return err
 		}
 		next, e := so.Next(), log.Records[i].Event
-		if next == nil || e != next.Emits && (next.Retriable() || e != next.Fails && e != saga.TimedOut) {
+		if next == nil || e != next.Emits && (next.Retriable() || e != next.Fails && !slices.Contains(saga.Reversals, e)) {
 			faults = append(faults, fmt.Errorf("event %s was not due in %v", e, site.Events(log)))
 		}
 	}
@@ -291,11 +299,28 @@ func (w *world) through(ctx context.Context, d drill) (bus.Log, error) {
 	if err != nil {
 		return bus.Log{}, err
 	}
+	if d.kind.cancels {
+		if err := w.cancel(ctx, d.credential, answer.GetRotation()); err != nil {
+			return bus.Log{}, err
+		}
+	}
 	last := []saga.Event{saga.Erased}
 	if d.kind.keep != "" || d.kind.action == adopt {
 		last = []saga.Event{saga.Completed, saga.RolledBack}
 	}
 	return w.await(ctx, d, answer.GetRotation(), last...)
+}
+
+// cancel cancels the rotation once its consumers have restarted.
+func (w *world) cancel(ctx context.Context, credential, rotation string) error {
+	if _, err := w.client.Await(ctx, credential, rotation, saga.Restarted); err != nil {
+		return err
+	}
+	answer, err := w.client.Cancel(ctx, credential, rotation)
+	if err == nil && answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED {
+		err = fmt.Errorf("cancel of %s: %s: %s", rotation, answer.GetOutcome(), answer.GetReason())
+	}
+	return err
 }
 
 // await waits for the rotation's end. Who is stopped at the drill's points sleeps

@@ -19,7 +19,7 @@ import (
 func emergencies(w *world, d *deck) {
 	var drills []drill
 	for _, k := range kinds {
-		if k.action != rotate || k.own || k.fails || k.cluster {
+		if k.action != rotate || k.own || k.fails || k.cancels || k.cluster {
 			continue
 		}
 		points := slices.DeleteFunc(slices.Clone(d.points[k.name]), func(p string) bool {

@@ -216,6 +216,7 @@ func (u *upgrade) putOff(service string) (times int, err error) {
 
 // saysWhatItCannotRead has the older command line meet a rotation by the newer flow.
 func (u *upgrade) saysWhatItCannotRead() {
+	older := pawl{buildPawl(u.t), u.site.Dir} // which takes as long as the machine is busy
 	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
 	defer cancel()
 	if _, err := u.client.Do(ctx, held, adopt); err != nil {
@@ -228,7 +229,6 @@ func (u *upgrade) saysWhatItCannotRead() {
 	if _, err := u.client.Await(ctx, held, answer.GetRotation(), rehearsed); err != nil {
 		u.t.Fatal(err)
 	}
-	older := pawl{buildPawl(u.t), u.site.Dir}
 	for _, args := range [][]string{{"status", held}, {"history", held}, {"trace", answer.GetRotation()}, {"schedule", held}, {"doctor", held}, {"incident", answer.GetRotation()}} {
 		out, err := older.command(ctx, args...).CombinedOutput()
 		if n := strings.Count(string(out), "this version of Pawl does not know it"); n != 1 || strings.Contains(string(out), "panic") {

@@ -133,6 +133,20 @@ func loudestLogging() map[string]string {
 }
 
 func (w *world) startFleet(replicas int, deadline time.Duration) {
+	w.t.Helper()
+	w.t.Cleanup(func() {
+		w.client.NATS.Close()
+		w.fleet.Stop()
+		if w.t.Failed() {
+			w.showLogs()
+		}
+	})
+	w.runFleet(replicas, deadline)
+	w.newAdmin()
+}
+
+// runFleet does so again, after the fleet was stopped.
+func (w *world) runFleet(replicas int, deadline time.Duration) {
 	t := w.t
 	t.Helper()
 	built, err := site.Binaries()
@@ -142,16 +156,9 @@ func (w *world) startFleet(replicas int, deadline time.Duration) {
 	if w.fleet, err = w.site.StartFleet(context.Background(), built, replicas, ackWait, deadline); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		w.fleet.Stop()
-		if t.Failed() {
-			w.showLogs()
-		}
-	})
 	if w.client, err = dial(t.Context(), w.site.Operator); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.client.NATS.Close)
 	keys, err := w.site.Keys(saga.DBRotator)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +169,6 @@ func (w *world) startFleet(replicas int, deadline time.Duration) {
 	}
 	t.Cleanup(rotator.NATS.Close)
 	w.sealed = sealed.NewStore(rotator, saga.DBRotator, keys)
-	w.newAdmin()
 }
 
 // newAdmin looks at the first node as Pawl does.
@@ -170,7 +176,7 @@ func (w *world) newAdmin() {
 	w.t.Helper()
 	cluster := w.site.Inventory.Clusters["main"]
 	var err error
-	if w.admin, err = postgres.NewAdmin(cluster.Nodes["primary"], cluster.Admin, nil); err != nil {
+	if w.admin, err = postgres.NewAdmin(cluster.Nodes["primary"], cluster, nil); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(w.admin.Close)

@@ -3,7 +3,6 @@ package evidence
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,7 +52,7 @@ func Put(ctx context.Context, b *bus.Bus, credential, rotation, node, id string,
 	ctx, cancel := bus.Bound(ctx)
 	defer cancel()
 	_, err := b.PublishMsg(ctx, &nats.Msg{Subject: bus.EvidenceSubject(credential, rotation, node, id), Data: box})
-	if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == bus.ErrSubjectTaken {
+	if bus.IsTaken(err) {
 		return nil
 	}
 	if err != nil {

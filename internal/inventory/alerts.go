@@ -3,10 +3,10 @@ package inventory
 import (
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
-	"strings"
 	"time"
+
+	"pawl.dev/internal/loopback"
 )
 
 // Alerts says which alerts become emergencies, and what holds them back.
@@ -135,12 +135,8 @@ func readAlerts(v value, credentials map[string]*Credential) Alerts {
 // isLoopback reports whether only this machine reaches the address, which was
 // checked before.
 func isLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return true // said of listen
-	}
-	ip, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback()
+	_, _, wrong := net.SplitHostPort(address) // said of listen
+	return wrong != nil || loopback.Address(address)
 }
 
 func readReceiver(v value) Receiver {

@@ -9,17 +9,20 @@ import (
 
 func readCluster(v value, environments map[string]Environment) *Cluster {
 	v.checkName(v.key)
-	o := v.object("environment", "admin", "observer", "nodes")
+	o := v.object("environment", "admin", "observer", "nodes", "sslmode", "sslrootcert")
 	c := &Cluster{Name: v.key, Environment: o.at("environment").text()}
 	o.at("environment").reference("environment", slices.Collect(maps.Keys(environments)))
 	if o.at("admin").node == nil {
 		o.at("admin").missing("write {user: …, password_file: …}; `pawl init --admin-sql` prints the rights it needs")
 	} else {
-		c.Admin = readAccount(o.at("admin"), Account{Database: "postgres", SSLMode: "prefer"})
+		c.Admin = readAccount(o.at("admin"), Account{Database: "postgres", SSLMode: o.at("sslmode").optional("", sslModes...), SSLRootCert: o.at("sslrootcert").file("")})
 	}
 	c.Observer = c.Admin
 	if o.at("observer").node != nil {
-		c.Observer = readAccount(o.at("observer"), Account{Database: c.Admin.Database, SSLMode: c.Admin.SSLMode, SSLRootCert: c.Admin.SSLRootCert})
+		c.Observer = readAccount(o.at("observer"), Account{Database: c.Admin.Database, SSLMode: c.Admin.SSLMode, SSLRootCert: c.Admin.SSLRootCert, ChannelBinding: c.Admin.ChannelBinding})
+	}
+	if c.Observer.User == c.Admin.User {
+		c.Observer.Database = c.Admin.Database // the admin stands in, and never leaves it
 	}
 	c.Nodes = readNodes(o.at("nodes"))
 	return c
@@ -27,7 +30,9 @@ func readCluster(v value, environments map[string]Environment) *Cluster {
 
 var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-var accountKeys = []string{"user", "password_file", "password_env", "database", "sslmode", "sslrootcert"}
+var accountKeys = []string{"user", "password_file", "password_env", "database", "sslmode", "sslrootcert", "channel_binding"}
+
+var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
 func readAccount(v value, defaults Account) Account {
 	return v.object(accountKeys...).account(defaults)
@@ -41,8 +46,10 @@ func (o object) account(defaults Account) Account {
 		PasswordFile: file.file(""),
 		PasswordEnv:  env.text(),
 		Database:     o.at("database").text(),
-		SSLMode:      o.at("sslmode").choice(defaults.SSLMode, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+		SSLMode:      o.at("sslmode").optional(defaults.SSLMode, sslModes...),
 		SSLRootCert:  o.at("sslrootcert").file(defaults.SSLRootCert),
+
+		ChannelBinding: o.at("channel_binding").optional(defaults.ChannelBinding, "require", "prefer", "disable"),
 	}
 	if a.Database == "" {
 		a.Database = defaults.Database

@@ -97,9 +97,10 @@ func readRestart(v value) Restart {
 var signals = []string{"HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "ALRM", "CONT", "WINCH"}
 
 func readProcess(v value) *Process {
-	o := v.object("pid_file", "signal", "start", "dir", "timeout")
+	o := v.object("pid_file", "user", "signal", "start", "dir", "timeout")
 	p := &Process{
 		PIDFile: o.at("pid_file").file(""),
+		User:    o.at("user").text(),
 		Start:   o.at("start").argv(),
 		Dir:     o.at("dir").file(o.doc.dir),
 		Timeout: o.at("timeout").duration(30*time.Second, shortestTimeout, longestTimeout),

@@ -50,6 +50,7 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 	if c.Cluster != nil && c.Role != "" {
 		d.checkOwn(o.at("role"), c)
 		d.checkPaths(o.at("publish"), c)
+		d.checkDatabase(o.at("database"), c)
 	}
 	c.Consumers = readConsumers(o.at("consumers"))
 	c.Verify = readProbes(o.at("verify"))

@@ -21,7 +21,7 @@ func checkInvariants(t testing.TB, inv *Inventory) {
 	for _, c := range inv.Clusters {
 		must(len(c.primaries()) > 0, "a cluster without a primary", c)
 		for _, a := range []Account{c.Admin, c.Observer} {
-			must(a.User != "" && a.Database != "" && a.SSLMode != "" && (a.PasswordFile == "") != (a.PasswordEnv == ""), "account", a)
+			must(a.User != "" && a.Database != "" && (a.PasswordFile == "") != (a.PasswordEnv == ""), "account", a)
 		}
 		for name, n := range c.Nodes {
 			must(n.Name == name && n.Host != "" && n.Port > 0, "node", n)

@@ -30,6 +30,7 @@ type Inventory struct {
 	WatchLogins    WatchLogins
 	Dashboard      Dashboard
 	Docker         Docker
+	Backup         Backup
 
 	// Warnings are what a person should read and what does not stop anything,
 	// one line each, in the order of the file.
@@ -70,9 +71,12 @@ type Account struct {
 	PasswordFile string // absolute; the password alone, or a JSON object with user and password
 	PasswordEnv  string
 	Database     string // default "postgres"; holds Pawl's fence table
-	SSLMode      string // libpq's names; default "prefer"
+	SSLMode      string // libpq's names; empty: by the server's host, see postgres.Target
 	SSLRootCert  string // absolute
-	Credential   string // the credential by which Pawl turns this account; empty: somebody else does
+	// ChannelBinding is require, prefer or disable; empty: require where sslmode
+	// demands TLS.
+	ChannelBinding string
+	Credential     string // the credential by which Pawl turns this account; empty: somebody else does
 }
 
 // Login is what a session is opened with.
@@ -208,6 +212,7 @@ type Restart struct {
 // Process signals, or stops and starts, a local process.
 type Process struct {
 	PIDFile string        // absolute
+	User    string        // whose the process is; default: whoever owns the pid file
 	Signal  string        // HUP, USR1, USR2, INT, TERM …: sent instead of stop and start
 	Start   []string      // argv; with Start, the process is sent TERM, awaited, and started anew
 	Dir     string        // working directory of Start, absolute; default: the configuration's

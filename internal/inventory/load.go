@@ -64,7 +64,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 
 // inventory reads the whole file: first what later parts refer to.
 func (d *document) inventory(v value) *Inventory {
-	o := v.object("nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "reconcile_every", "alerts", "watch_logins", "schedule", "dashboard", "docker")
+	o := v.object("nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "reconcile_every", "alerts", "watch_logins", "schedule", "dashboard", "docker", "backup")
 	inv := &Inventory{
 		File:           d.file,
 		NATS:           readNATS(o.at("nats")),
@@ -78,6 +78,7 @@ func (d *document) inventory(v value) *Inventory {
 		Clusters:       map[string]*Cluster{},
 		Dashboard:      readDashboard(o.at("dashboard")),
 		Docker:         readDocker(o.at("docker")),
+		Backup:         readBackup(o.at("backup")),
 		Credentials:    map[string]*Credential{},
 	}
 	at := o.at("keys_dir")
@@ -93,12 +94,16 @@ func (d *document) inventory(v value) *Inventory {
 	for _, e := range o.at("environments").entries() {
 		inv.Environments[e.key] = readEnvironment(e)
 	}
-	for _, e := range o.at("clusters").entries() {
+	clusters := o.at("clusters").entries()
+	for _, e := range clusters {
 		inv.Clusters[e.key] = readCluster(e, inv.Environments)
 		d.readsPasswords(inv.Clusters[e.key])
 	}
 	for _, e := range o.at("credentials").entries() {
 		inv.Credentials[e.key] = d.credential(e, inv)
+	}
+	for _, e := range clusters {
+		d.checkObserver(e, inv)
 	}
 	d.checkGroups(inv)
 	inv.Alerts = readAlerts(o.at("alerts"), inv.Credentials)

@@ -40,6 +40,8 @@ func readNATS(v value) NATS {
 	switch {
 	case o.at("url").node != nil && o.at("listen").node != nil:
 		o.at("listen").fault("stands beside url: keep listen for the embedded server, or url for yours")
+	case o.at("listen").node != nil && !isLoopback(n.Listen):
+		o.at("listen").fault("is reached by other machines, and the embedded server speaks no TLS: listen on 127.0.0.1, or run a nats-server of your own (`pawl nats-config`, docs/nats.md) and name it in url")
 	case n.Replicas == 2:
 		o.at("replicas").fault("two servers are less than one: without either, nothing is decided: write 1 or 3")
 	case n.Replicas > 1 && o.at("url").node == nil:

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// consoleKeys are those of an account, but for its database: pgbouncer calls
-// the console's its own name.
-var consoleKeys = append([]string{"host", "port"}, slices.DeleteFunc(slices.Clone(accountKeys), func(key string) bool { return key == "database" })...)
+// consoleKeys are those of an account, but for its database, since pgbouncer calls
+// the console's its own name, and for channel binding, which it does not offer.
+var consoleKeys = append([]string{"host", "port"}, slices.DeleteFunc(slices.Clone(accountKeys), func(key string) bool { return key == "database" || key == "channel_binding" })...)
 
 const (
 	consoleDatabase = "pgbouncer"
@@ -20,7 +20,7 @@ const (
 func (o object) console() Console {
 	host := o.at("host")
 	c := Console{
-		Account: o.account(Account{Database: consoleDatabase, SSLMode: "prefer"}),
+		Account: o.account(Account{Database: consoleDatabase, ChannelBinding: "prefer"}),
 		Host:    host.text(),
 		Port:    uint16(o.at("port").integer(consolePort, 1, 65535)),
 	}

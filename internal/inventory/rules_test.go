@@ -28,7 +28,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, old, with, want string }{
 		// The form of the file.
 		{"a key twice", "keys_dir: keys", "data_dir: other", "2: data_dir: stands twice, first on line 1: keep one"},
-		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials, reconcile_every, alerts, watch_logins, schedule, dashboard, docker)`},
+		{"an unknown key", "keys_dir: keys", "key_dir: keys", `2: key_dir: unknown key "key_dir": the nearest known key is "keys_dir" (known here: nats, data_dir, keys_dir, telemetry, contacts, environments, clusters, credentials, reconcile_every, alerts, watch_logins, schedule, dashboard, docker, backup)`},
 		{"an alias", "environment: production", "environment: &e production\n    observer: *e", "8: clusters.main.observer: YAML aliases are not read here: write the value out"},
 		{"a merge key", "environment: production", "<<: {environment: production}", "7: clusters.main.\"<<\": YAML merge keys are not read here: write the values out"},
 		{"a scalar for a mapping", account, "pawl_admin", "8: clusters.main.admin: must be a mapping, that is, lines of key: value"},
@@ -39,6 +39,7 @@ func TestEachFaultNamesTheFieldAndTheFix(t *testing.T) {
 		{"keys inside the data", "keys_dir: keys", "keys_dir: data/../data/keys", "2: keys_dir: is inside data_dir: whoever copies the data would hold the keys that open it: name a folder elsewhere"},
 		{"the default keys inside the data", "data_dir: data\nkeys_dir: keys", "data_dir: .", "1: keys_dir: is inside data_dir: whoever copies the data would hold the keys that open it: name a folder elsewhere"},
 		{"two buses", "keys_dir: keys", `nats: {url: "nats://h:4222", listen: "127.0.0.1:4222"}`, "2: nats.listen: stands beside url: keep listen for the embedded server, or url for yours"},
+		{"an embedded bus for every network", "keys_dir: keys", `nats: {listen: "0.0.0.0:4222"}`, "2: nats.listen: is reached by other machines, and the embedded server speaks no TLS: listen on 127.0.0.1, or run a nats-server of your own (`pawl nats-config`, docs/nats.md) and name it in url"},
 		{"a password in the bus URL", "keys_dir: keys", `nats: {url: "nats://pawl:hunter2@h:4222"}`, "2: nats.url: passwords never stand in this file: take what stands before the @ out of the URL"},
 		{"servers by two schemes", "keys_dir: keys", `nats: {url: "tls://a:4222,nats://b:4222"}`, "2: nats.url: names servers by tls:// and by nats://: write all of them by one, tls:// but for tests"},
 		{"a server that is none", "keys_dir: keys", `nats: {url: "tls://a:4222, b:4222"}`, "2: nats.url: must be a URL such as nats://127.0.0.1:8080 (nats, tls, ws, wss)"},
@@ -234,7 +235,7 @@ func TestPoolersAndPasswordFilesAreReadWithTheirDefaults(t *testing.T) {
 	if got := c.Publish[1].Pgpass.Hosts; !slices.Equal(got, []string{"127.0.0.1:5432", "[::1]:5433"}) {
 		t.Errorf("the node and its replica are %q", got)
 	}
-	if u := c.Publish[3].Pgbouncer; u.AuthFile != u.Path || u.Console.Address() != "127.0.0.1:6432" || u.Console.Database != "pgbouncer" || u.Console.SSLMode != "prefer" {
+	if u := c.Publish[3].Pgbouncer; u.AuthFile != u.Path || u.Console.Address() != "127.0.0.1:6432" || u.Console.Database != "pgbouncer" || u.Console.ChannelBinding != "prefer" {
 		t.Errorf("%+v", u)
 	}
 	pooler := c.Consumers[1]
@@ -360,5 +361,46 @@ func TestCredentialIsOnEveryPrimaryAndItsReplicas(t *testing.T) {
 		if got := fmt.Sprint(names(app.Members())); got != c.members {
 			t.Errorf("members %s, want %s", got, c.members)
 		}
+	}
+}
+
+// TestAnAdminBesideItsApplicationsIsWarnedOf: what worked before goes on, and says
+// what is not seen, or what it risks.
+func TestAnAdminBesideItsApplicationsIsWarnedOf(t *testing.T) {
+	const admin = "    admin: {user: pawl_admin, password_file: secrets/admin"
+	missing := "pawl.yaml:6: clusters.main.observer: is missing, and the admin never logs in to database \"shop\""
+	inside := "pawl.yaml:15: credentials.app.database: is where the admin logs in, too, and whoever owns a database decides what a session finds there. Fix: name another one in clusters.main.admin.database"
+	for name, c := range map[string]struct{ admin, database, want string }{
+		"no observer":                       {admin + "}\n", "shop", missing},
+		"an observer":                       {admin + "}\n    observer: {user: o, password_file: o}\n", "shop", ""},
+		"an observer that is the admin":     {admin + "}\n    observer: {user: pawl_admin, password_file: o, database: shop}\n", "shop", missing},
+		"the admin in the application's":    {admin + ", database: shop}\n", "shop", inside},
+		"the application in the admin's":    {admin + "}\n", "postgres", inside},
+		"an application whose is not known": {admin + "}\n", "", ""},
+	} {
+		text := change(t, admin+"}\n", c.admin)
+		if c.database != "" {
+			text = strings.Replace(text, "    role: app\n", "    database: "+c.database+"\n    role: app\n", 1)
+		}
+		inv, err := load(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(inv.Warnings, "\n"); (got == "") != (c.want == "") || !strings.Contains(got, c.want) || len(inv.Warnings) > 1 {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		if cluster := inv.Clusters["main"]; !cluster.HasObserver() && cluster.Observer.Database != cluster.Admin.Database {
+			t.Errorf("%s: the admin would stand in in database %q", name, cluster.Observer.Database)
+		}
+	}
+}
+
+func TestLoginsOfTheAdminAreTriedInItsOwnDatabaseAlone(t *testing.T) {
+	inv, err := load(t, strings.NewReplacer("admin: "+account, "admin: {user: pawl_admin, password_file: secrets/admin, database: pawl}", "    role: pawl_admin\n", "    role: pawl_admin\n    database: shop\n").Replace(own(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := inv.Credentials["app"]; c.LoginDatabase() != "pawl" || c.Database != "shop" || c.Unseen() != "" || len(inv.Warnings) > 0 {
+		t.Errorf("tried in %q of %q, unseen %q, warnings %q", c.LoginDatabase(), c.Database, c.Unseen(), inv.Warnings)
 	}
 }

@@ -76,6 +76,14 @@ func (v value) choice(fallback string, words ...string) string {
 	return text
 }
 
+// optional is choice where nothing is a choice, too.
+func (v value) optional(fallback string, words ...string) string {
+	if v.node == nil {
+		return fallback
+	}
+	return v.choice("", words...)
+}
+
 // reference is the name of something defined elsewhere in the file.
 func (v value) reference(what string, names []string) {
 	text := v.text()

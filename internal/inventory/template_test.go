@@ -32,7 +32,7 @@ func TestTemplateLoadsWithItsExample(t *testing.T) {
 }
 
 func TestAddMissingKeepsEveryByteThatStoodThere(t *testing.T) {
-	all := []string{"nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "alerts"}
+	all := []string{"nats", "data_dir", "keys_dir", "telemetry", "contacts", "environments", "clusters", "credentials", "alerts", "backup"}
 	for _, c := range []struct {
 		name, text string
 		added      []string
@@ -41,7 +41,7 @@ func TestAddMissingKeepsEveryByteThatStoodThere(t *testing.T) {
 		{"only comments", "# mine\n", all},
 		{"without a final newline", "contacts: {on_call: me}", slices.DeleteFunc(slices.Clone(all), func(k string) bool { return k == "contacts" })},
 		{"complete", Template(), nil},
-		{"CRLF", strings.ReplaceAll(valid, "\n", "\r\n"), []string{"nats", "telemetry", "contacts", "alerts"}},
+		{"CRLF", strings.ReplaceAll(valid, "\n", "\r\n"), []string{"nats", "telemetry", "contacts", "alerts", "backup"}},
 		{"odd but valid", "  # mine\n'nats':   {}   # here\n\n\n", all[1:]},
 	} {
 		t.Run(c.name, func(t *testing.T) {

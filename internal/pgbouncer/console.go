@@ -35,7 +35,7 @@ func Open(ctx context.Context, c inventory.Console) (*Console, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	conn, err := postgres.Login(ctx, postgres.Target{
-		Host: c.Host, Port: c.Port, Database: c.Database, User: login.User, Password: login.Password, SSLMode: c.SSLMode, SSLRootCert: c.SSLRootCert,
+		Host: c.Host, Port: c.Port, Database: c.Database, User: login.User, Password: login.Password, SSLMode: c.SSLMode, SSLRootCert: c.SSLRootCert, ChannelBinding: c.ChannelBinding,
 	})
 	switch {
 	case postgres.IsRefused(err, notAllowed) && strings.Contains(err.Error(), "not allowed"):
@@ -179,22 +179,24 @@ func (c *Console) Cut(ctx context.Context, users []string) (databases int, err e
 			}
 		}
 	}
+	for name := range used { // SHOW DATABASES may lack one that the configuration does not name
+		if _, err := c.run(ctx, "KILL "+pgx.Identifier{name}.Sanitize()); err != nil {
+			return databases, err
+		}
+		databases++
+	}
 	rows, err := c.run(ctx, "SHOW DATABASES")
 	if err != nil {
-		return 0, err
+		return databases, err
 	}
 	for _, row := range rows {
-		name := row["name"]
-		if used[name] {
-			databases++
-			if _, err := c.run(ctx, "KILL "+pgx.Identifier{name}.Sanitize()); err != nil {
-				return databases, err
-			}
+		if row["paused"] == "1" {
+			used[row["name"]] = true
 		}
-		if used[name] || row["paused"] == "1" {
-			if _, err := c.run(ctx, "RESUME "+pgx.Identifier{name}.Sanitize()); err != nil {
-				return databases, err
-			}
+	}
+	for name := range used {
+		if _, err := c.run(ctx, "RESUME "+pgx.Identifier{name}.Sanitize()); err != nil {
+			return databases, err
 		}
 	}
 	return databases, nil

@@ -23,7 +23,7 @@ const maxSessions = 8
 const maxTrusted = 20 * time.Millisecond
 
 // Admin is one of Pawl's own accounts on one node: a small pool of sessions,
-// opened when needed. Safe for concurrent use.
+// opened when needed, all in one database. Safe for concurrent use.
 type Admin struct {
 	Node    string
 	account inventory.Account
@@ -32,14 +32,44 @@ type Admin struct {
 	pool    *pgxpool.Pool
 	stop    context.CancelFunc
 	catalog atomic.Bool // the account may read pg_authid itself
+	looks   looks
+	// observe returns the cluster's observer on this node, in any database.
+	observe func(database string) (*Admin, error)
 }
 
-// NewAdmin returns the account on the node; it does not connect yet. The
+// NewAdmin returns the cluster's admin on the node; it does not connect yet. It
+// takes no database, and nothing made from it does: the admin logs in to its own
+// alone, since the owner of a database decides what a session finds there. The
 // login is read anew for each session. Of an account that Pawl turns, others
 // (nil: none) are tried where that does not work, and idle sessions of the old
 // login end within lookEvery.
-func NewAdmin(node inventory.Node, account inventory.Account, others Others) (*Admin, error) {
-	target := AccountTarget(node, account)
+func NewAdmin(node inventory.Node, cluster *inventory.Cluster, others Others) (*Admin, error) {
+	return open(accountTarget(node, cluster.Admin), node, cluster, cluster.Admin, others)
+}
+
+// NewReader is NewAdmin for work that only reads: the server refuses its
+// transactions every write.
+func NewReader(node inventory.Node, cluster *inventory.Cluster, others Others) (*Admin, error) {
+	target := accountTarget(node, cluster.Admin)
+	target.ReadOnly = true
+	return open(target, node, cluster, cluster.Admin, others)
+}
+
+// NewObserver returns the account that looks into a database. It only reads. If the
+// cluster has no observer, the admin stands in, in the admin's own database alone.
+func NewObserver(node inventory.Node, cluster *inventory.Cluster, database string, others Others) (*Admin, error) {
+	if !cluster.HasObserver() {
+		if database != cluster.Admin.Database {
+			return nil, fmt.Errorf("nobody may look into database %q, where the admin never logs in: add clusters.%s.observer, and run what `pawl init --admin-sql` prints", database, cluster.Name)
+		}
+		return NewReader(node, cluster, others)
+	}
+	target := accountTarget(node, cluster.Observer)
+	target.Database, target.ReadOnly = database, true
+	return open(target, node, cluster, cluster.Observer, others)
+}
+
+func open(target Target, node inventory.Node, cluster *inventory.Cluster, account inventory.Account, others Others) (*Admin, error) {
 	config, err := pgxpool.ParseConfig(target.conninfo())
 	if err != nil {
 		return nil, target.invalid(err)
@@ -52,12 +82,16 @@ func NewAdmin(node inventory.Node, account inventory.Account, others Others) (*A
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	config.ConnConfig.StatementCacheCapacity = 64
 	a := &Admin{Node: node.Name, account: account, target: target}
+	a.observe = func(database string) (*Admin, error) { return NewObserver(node, cluster, database, others) }
 	a.logins = &logins{account: account, others: others, moved: func() { a.pool.Reset() }}
 	config.MaxConns = maxSessions
 	config.MaxConnIdleTime = 5 * time.Minute
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		login, err := a.logins.look()
 		c.User, c.Password = login.User, login.Password.Reveal()
+		if role := actsAs(login, account); role != "" {
+			c.RuntimeParams["role"] = role
+		}
 		return err
 	}
 	config.AfterConnect = a.prepare
@@ -84,6 +118,9 @@ func (a *Admin) Close() {
 // setting cannot wait for the quiet transaction; whoever may not set it is
 // refused there, if it matters.
 func (a *Admin) prepare(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, pinLater, pgx.QueryExecModeExec); err != nil {
+		return err
+	}
 	var catalog bool
 	err := conn.QueryRow(ctx, `SELECT has_column_privilege('pg_catalog.pg_authid', 'rolpassword', 'select')`).Scan(&catalog)
 	if err != nil {
@@ -121,7 +158,10 @@ func (a *Admin) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		if refused && tries < 3 && a.logins.search(ctx, login, a.try) {
 			continue
 		}
-		return conn, a.hinted(err)
+		if err != nil {
+			err = a.target.wireFix(a.hinted(err))
+		}
+		return conn, err
 	}
 }
 
@@ -146,9 +186,7 @@ func (a *Admin) hinted(err error) error {
 
 // try logs in once.
 func (a *Admin) try(ctx context.Context, login inventory.Login) error {
-	target := a.target
-	target.User, target.Password = login.User, login.Password
-	conn, err := Login(ctx, target)
+	conn, err := Login(ctx, a.target.as(login, a.account))
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,8 @@ func AdminSQL(admin, observer inventory.Account, roles []string) string {
 	var sql strings.Builder
 	fmt.Fprintf(&sql, "-- Run as a superuser in database %s of every primary (its standbys replicate it\n"+
 		"-- and need nothing); then give the accounts their passwords with \\password,\n"+
-		"-- which keeps them out of the log.\n", identifier(admin.Database))
+		"-- which keeps them out of the log. It is one transaction: after an error nothing\n"+
+		"-- of it has happened.\n%s%s", identifier(admin.Database), worth, beginAdminSQL)
 	for _, account := range accounts {
 		fmt.Fprintf(&sql, createRole, literal(account), identifier(account), "LOGIN NOINHERIT")
 	}
@@ -47,8 +48,35 @@ func AdminSQL(admin, observer inventory.Account, roles []string) string {
 		}
 	}
 	fmt.Fprintf(&sql, grantQuiet, array(own), literal(admin.User))
+	sql.WriteString("COMMIT;\n")
 	return sql.String()
 }
+
+// worth is what somebody gains who steals the admin's password.
+const worth = `--
+-- What the admin account can do, and so can whoever has its password:
+--   PostgreSQL 13 to 15: nearly all that a superuser can. CREATEROLE gives itself any
+--     role but a superuser's, and pg_execute_server_program runs programs on the server.
+--   PostgreSQL 16 to 18: act as each role that is named below, change its password, and
+--     create roles. It cannot give itself any other role.
+--   Every version: end sessions of all but superusers, read everybody's statements, and
+--     read the verifiers of the roles that are named below.
+-- Pawl logs in as the admin to this database alone. Use one that no application owns.
+`
+
+// beginAdminSQL keeps what the owner of the database may have set there from
+// changing what a superuser's statements mean.
+const beginAdminSQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL role = none;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL transform_null_equals = off;
+SET LOCAL array_nulls = on;
+SET LOCAL statement_timeout = 0;
+SET LOCAL lock_timeout = 0;
+SET LOCAL client_min_messages = warning;
+`
 
 const createRole = "DO $do$ BEGIN IF to_regrole(quote_ident(%[1]s)) IS NULL THEN CREATE ROLE %[2]s %[3]s; END IF; END $do$;\n"
 

@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/secret"
 )
 
@@ -69,6 +72,37 @@ func TestLeastPrivilegeAdminCanDoItAllAndNoMore(t *testing.T) {
 	}
 	if exists, writable, err := a.HasFence(t.Context()); err != nil || !exists || !writable {
 		t.Errorf("fence: exists %v, writable %v, %v", exists, writable, err)
+	}
+}
+
+// TestAnAdminIsWorthWhatIsPrinted: what a stolen admin can do beyond the roles that
+// it was given, on this version.
+func TestAnAdminIsWorthWhatIsPrinted(t *testing.T) {
+	run(t, "CREATE ROLE listed LOGIN", "CREATE ROLE unlisted LOGIN")
+	a, _ := leastAdmin(t, "stolen_admin", "listed")
+	for _, c := range []struct {
+		sql  string
+		from int // since which version it is refused; 0: never, 1: always
+	}{
+		{"GRANT pg_execute_server_program TO CURRENT_USER", 16},
+		{"GRANT unlisted TO CURRENT_USER", 16},
+		{"ALTER ROLE unlisted PASSWORD NULL", 16},
+		{"GRANT listed TO CURRENT_USER", 0},
+		{"ALTER ROLE listed PASSWORD NULL", 0},
+		{"CREATE ROLE another", 0},
+		{"GRANT " + identifier(server.Superuser) + " TO CURRENT_USER", 1},
+		{"ALTER ROLE CURRENT_USER SUPERUSER", 1},
+	} {
+		err := a.Do(t.Context(), func(conn *pgx.Conn) error {
+			_, err := conn.Exec(t.Context(), c.sql, pgx.QueryExecModeSimpleProtocol)
+			return clean(err)
+		})
+		if refused := c.from > 0 && major(t) >= c.from; refused != IsRefused(err, NotPermitted) || !refused && err != nil {
+			t.Errorf("%s: %v, want it refused: %v", c.sql, err, refused)
+		}
+	}
+	if !strings.Contains(AdminSQL(ownAccount("a", ""), inventory.Account{}, nil), "PostgreSQL 13 to 15: nearly all that a superuser can") {
+		t.Error("it is not printed")
 	}
 }
 

@@ -111,8 +111,9 @@ func counted(top, when string) string {
 
 // Evidence reads what the logins have and may have left on this server: in
 // the account's own database, in the one given, and in a few more where they own
-// something. It always returns every table; what could not be read, before ctx
-// ended or at all, says so. It needs pg_read_all_stats, and works on standbys.
+// something. Into others' databases the observer looks. It always returns every
+// table; what could not be read, before ctx ended or at all, says so. It needs
+// pg_read_all_stats, and works on standbys.
 func (a *Admin) Evidence(ctx context.Context, logins []string, database string) (all []Table) {
 	w := &witness{a: a, logins: logins}
 	databases := []string{a.target.Database}
@@ -151,17 +152,41 @@ type witness struct {
 // in opens a session of its own, since others wait for those of the pool, with
 // limits that keep it from waiting for anybody.
 func (w *witness) in(ctx context.Context, database string, work func(*pgx.Conn)) {
-	conn, err := w.a.loginTo(ctx, database)
+	conn, err := w.session(ctx, database)
 	if err == nil {
 		defer conn.Close(context.WithoutCancel(ctx))
-		err = conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int FROM (SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', '100ms', false),
-			set_config('search_path', 'pg_catalog, pg_temp', false), set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false)) AS s`, statementTime).Scan(&w.version)
+		err = conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int FROM (SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', '100ms', false)) AS s`, statementTime).Scan(&w.version)
 	}
 	if w.failed = ""; err != nil {
 		w.failed = clean(err).Error()
 		return
 	}
 	work(conn)
+}
+
+// session is the account's in its own database, else the observer's.
+func (w *witness) session(ctx context.Context, database string) (*pgx.Conn, error) {
+	if database == w.a.target.Database {
+		return w.a.login(ctx)
+	}
+	observer, err := w.a.observe(database)
+	if err != nil {
+		return nil, err
+	}
+	defer observer.Close()
+	return observer.login(ctx)
+}
+
+// login opens a session beside the pool.
+func (a *Admin) login(ctx context.Context) (*pgx.Conn, error) {
+	login := a.logins.inUse()
+	if login.User == "" {
+		var err error
+		if login, err = a.logins.look(); err != nil {
+			return nil, err
+		}
+	}
+	return Login(ctx, a.target.as(login, a.account))
 }
 
 func (w *witness) inDatabase(ctx context.Context, database string) (all []Table) {

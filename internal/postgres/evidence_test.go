@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/secret"
 )
 
@@ -33,14 +34,15 @@ func (t Table) has(texts ...string) bool {
 	})
 }
 
-// What a thief had and left is found, by an account that is no superuser, on
-// every version; and no password is in it.
+// What a thief had and left is found, by accounts that are no superusers, on
+// every version; and no password is in it. The observer alone enters his databases.
 func TestEvidenceTellsWhatALoginHasAndLeft(t *testing.T) {
 	adminPassword, adminVerifier := newPassword(t)
+	observerPassword, observerVerifier := newPassword(t)
 	password, verifier := newPassword(t)
 	canary := "canary-of-a-password"
 	thief := identifier(hostile)
-	run(t, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements", AdminSQL(ownAccount("evidence_admin", ""), ownAccount("evidence_admin", ""), []string{hostile}),
+	run(t, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements", AdminSQL(ownAccount("evidence_admin", ""), ownAccount("evidence_observer", ""), []string{hostile}),
 		"CREATE ROLE "+thief+" LOGIN", "CREATE ROLE accomplice LOGIN", "GRANT "+thief+" TO accomplice", "ALTER ROLE "+thief+" SET search_path TO evil, public",
 		"CREATE DATABASE elsewhere OWNER "+thief, "GRANT CREATE ON DATABASE postgres TO "+thief, "CREATE EXTENSION postgres_fdw", "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw",
 		"CREATE USER MAPPING FOR "+thief+" SERVER far OPTIONS (user 'x', password '"+canary+"')",
@@ -48,7 +50,7 @@ func TestEvidenceTellsWhatALoginHasAndLeft(t *testing.T) {
 		"CREATE FUNCTION public.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'", "CREATE EVENT TRIGGER left_behind ON ddl_command_end EXECUTE FUNCTION public.on_ddl()",
 		"CREATE SUBSCRIPTION left_behind CONNECTION 'host=127.0.0.1 dbname=x password="+canary+"' PUBLICATION p WITH (connect = false)")
 	super := root(t)
-	for name, verifier := range map[string]string{"evidence_admin": adminVerifier.Reveal(), hostile: verifier.Reveal()} {
+	for name, verifier := range map[string]string{"evidence_admin": adminVerifier.Reveal(), "evidence_observer": observerVerifier.Reveal(), hostile: verifier.Reveal()} {
 		run(t, "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET pg_stat_statements.track_utility = off; ALTER ROLE "+identifier(name)+" PASSWORD "+literal(verifier))
 	}
 	as := superuser()
@@ -69,7 +71,11 @@ func TestEvidenceTellsWhatALoginHasAndLeft(t *testing.T) {
 		t.Fatalf("pg_stat_statements holds no password, so this proves nothing (%v)", err)
 	}
 
-	all := admin(t, "evidence_admin", adminPassword, "").Evidence(t.Context(), []string{hostile}, "postgres")
+	cluster := &inventory.Cluster{Name: "main", Admin: accountOf(t, "evidence_admin", adminPassword), Observer: accountOf(t, "evidence_observer", observerPassword)}
+	all := adminOf(t, cluster, "", nil).Evidence(t.Context(), []string{hostile}, "elsewhere")
+	if in, err := server.Entered("elsewhere"); err != nil || !slices.Equal(in, []string{"evidence_observer"}) { // the name of its owner has two lines
+		t.Errorf("%q logged in to the database of the application, want the observer (%v)", in, err)
+	}
 	for _, x := range all {
 		if x.Unread != "" {
 			t.Errorf("%s in %q not read: %s", x.Name, x.Database, x.Unread)
@@ -139,8 +145,13 @@ func TestEvidenceThatCannotBeReadIsNamed(t *testing.T) {
 	if got := table(t, all, "roles", ""); got.Unread != "" {
 		t.Errorf("of one that is not locked: %q", got.Unread)
 	}
-	if got := table(t, all, "objects owned", "no such database"); !strings.Contains(got.Unread, "does not exist") {
-		t.Errorf("of a database that is not there: %q", got.Unread)
+	if got := table(t, all, "objects owned", "no such database"); !strings.Contains(got.Unread, "add clusters.main.observer") {
+		t.Errorf("of a database into which nobody may look: %q", got.Unread)
+	}
+	observed := &inventory.Cluster{Name: "main", Admin: accountOf(t, server.Superuser, server.Password), Observer: accountOf(t, "gone", server.Password)}
+	all = adminOf(t, observed, "", nil).Evidence(t.Context(), []string{"nobody"}, "elsewhere")
+	if got := table(t, all, "objects owned", "elsewhere"); !strings.Contains(got.Unread, "28P01") {
+		t.Errorf("of an observer that cannot log in: %q", got.Unread)
 	}
 	over, cancel := context.WithDeadline(t.Context(), time.Now())
 	defer cancel()

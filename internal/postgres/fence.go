@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -133,8 +134,13 @@ func (a *Admin) Fenced(ctx context.Context, f Fence, work func(context.Context, 
 }
 
 func (a *Admin) fenced(ctx context.Context, f Fence, work func(context.Context, *Tx) error) error {
+	return a.transact(ctx, func(conn *pgx.Conn) error { return a.enter(ctx, conn, f) }, work)
+}
+
+// transact runs work in the transaction that begin opens.
+func (a *Admin) transact(ctx context.Context, begin func(*pgx.Conn) error, work func(context.Context, *Tx) error) error {
 	return a.Do(ctx, func(conn *pgx.Conn) error {
-		err := a.enter(ctx, conn, f)
+		err := begin(conn)
 		if err == nil {
 			err = work(ctx, &Tx{a, conn})
 		}
@@ -148,15 +154,21 @@ func (a *Admin) fenced(ctx context.Context, f Fence, work func(context.Context, 
 	})
 }
 
-// enter begins the transaction and passes the fence, in one round trip.
-func (a *Admin) enter(ctx context.Context, conn *pgx.Conn, f Fence) error {
-	var sampled, passed bool
+// begun opens a quiet transaction, as the first statements of a batch.
+func begun(urgent bool) *pgx.Batch {
 	batch := &pgx.Batch{}
 	batch.Queue("BEGIN")
 	batch.Queue(quiet)
-	if f.Urgent {
+	if urgent {
 		batch.Queue(locally)
 	}
+	return batch
+}
+
+// enter begins the transaction and passes the fence, in one round trip.
+func (a *Admin) enter(ctx context.Context, conn *pgx.Conn, f Fence) error {
+	var sampled, passed bool
+	batch := begun(f.Urgent)
 	batch.Queue("SELECT current_setting('log_transaction_sample_rate')::float8 > 0").QueryRow(func(row pgx.Row) error { return row.Scan(&sampled) })
 	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp())
 		ON CONFLICT (role) DO UPDATE SET generation = excluded.generation, phase = excluded.phase, rotation = excluded.rotation,
@@ -199,21 +211,32 @@ func (a *Admin) commit(ctx context.Context, conn *pgx.Conn) error {
 // kept beside the fence, so that replicas and restarts of Pawl share it. A gap
 // between looks longer than gap begins anew, and so does use elsewhere, on a
 // replica. The fence must be f's.
+//
+// What was observed counts, not the clock alone. If the server's clock was stepped
+// between two looks of this process, what this process has measured counts instead.
+// After a step by more than gap forward the time begins anew: it looks like a gap in
+// which nobody looked. After a step that only another process has seen it does, too.
 func (a *Admin) Unused(ctx context.Context, f Fence, user string, elsewhere bool, gap time.Duration) (unused time.Duration, sessions []Session, err error) {
+	key := f.Role + "/" + user
 	err = a.Do(ctx, func(c *pgx.Conn) error {
 		if sessions, err = a.sessions(ctx, c, []string{user}); err != nil {
 			return err
 		}
+		now, before := time.Now(), a.looks.last(key)
 		var seconds float64
+		var looked time.Time
 		err := c.QueryRow(ctx, `UPDATE pawl.fence SET looked_at = clock_timestamp(), idle_since = CASE
 				WHEN $3 THEN NULL
-				WHEN looked_at >= clock_timestamp() - make_interval(secs => $4::float8) THEN coalesce(idle_since, clock_timestamp())
+				WHEN looked_at < clock_timestamp() - make_interval(secs => $4::float8) THEN clock_timestamp()
+				WHEN looked_at = $5 AND $6::float8 <= $4 AND abs(extract(epoch FROM clock_timestamp() - looked_at)::float8 - $6) > 1
+					THEN coalesce(idle_since + (clock_timestamp() - looked_at) - make_interval(secs => $6), clock_timestamp())
+				WHEN looked_at <= clock_timestamp() THEN coalesce(idle_since, clock_timestamp())
 				ELSE clock_timestamp() END
 			WHERE role = $1 AND generation = $2
 				-- To lose that nobody was seen only makes the window longer.
 				AND set_config('synchronous_commit', CASE WHEN $3 THEN current_setting('synchronous_commit') ELSE 'off' END, true) IS NOT NULL
-			RETURNING coalesce(extract(epoch FROM clock_timestamp() - idle_since)::float8, 0)`,
-			f.Role, int64(f.Generation), elsewhere || len(sessions) > 0, gap.Seconds()).Scan(&seconds)
+			RETURNING greatest(0, coalesce(extract(epoch FROM clock_timestamp() - idle_since)::float8, 0)), looked_at`,
+			f.Role, int64(f.Generation), elsewhere || len(sessions) > 0, gap.Seconds(), before.looked, now.Sub(before.at).Seconds()).Scan(&seconds, &looked)
 		if errors.Is(err, pgx.ErrNoRows) {
 			stored, err := a.stored(ctx, c, f.Role)
 			if err != nil {
@@ -222,7 +245,37 @@ func (a *Admin) Unused(ctx context.Context, f Fence, user string, elsewhere bool
 			return &FencedOff{Mine: f, Stored: stored}
 		}
 		unused = time.Duration(seconds * float64(time.Second))
+		if err == nil {
+			a.looks.keep(key, lookMade{looked, now})
+		}
 		return a.named(err)
 	})
 	return unused, sessions, err
+}
+
+// looks are this process's last looks at logins that are to be unused.
+type looks struct {
+	mu   sync.Mutex
+	made map[string]lookMade // by role and login
+}
+
+// lookMade is when a look was made, by the server's clock and by this process's.
+type lookMade struct {
+	looked time.Time
+	at     time.Time
+}
+
+func (l *looks) last(key string) lookMade {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.made[key]
+}
+
+func (l *looks) keep(key string, made lookMade) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made == nil {
+		l.made = map[string]lookMade{}
+	}
+	l.made[key] = made
 }

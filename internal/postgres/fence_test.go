@@ -177,3 +177,54 @@ func TestUnusedBeginsAnewAfterASessionOrAGap(t *testing.T) {
 		t.Errorf("another generation: %v; want FencedOff", err)
 	}
 }
+
+// TestDrainNeitherEndsEarlyNorStandsWhenTheServersClockIsStepped plays a step of the
+// server's clock by moving what was stored by it the other way.
+func TestDrainNeitherEndsEarlyNorStandsWhenTheServersClockIsStepped(t *testing.T) {
+	_, verifier := newPassword(t)
+	run(t, "CREATE ROLE stepped")
+	fence := Fence{Role: "stepped", Generation: 1, Phase: 1, Rotation: "r1"}
+	if err := root(t).Fenced(t.Context(), fence, setVerifier("stepped", verifier)); err != nil {
+		t.Fatal(err)
+	}
+	const gap = 45 * time.Second
+	for _, c := range []struct {
+		by   time.Duration
+		anew bool // the time begins anew
+	}{{20 * time.Second, false}, {time.Minute, true}, {time.Hour, true}, {24 * time.Hour, true}, {-20 * time.Second, false}, {-time.Minute, false}, {-time.Hour, false}, {-24 * time.Hour, false}} {
+		for _, other := range []bool{false, true} { // another process has seen it, which was not there before
+			a := root(t)
+			look := func(a *Admin) time.Duration {
+				unused, _, err := a.Unused(t.Context(), fence, "stepped", false, gap)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return unused
+			}
+			run(t, "UPDATE pawl.fence SET idle_since = NULL, looked_at = NULL WHERE role = 'stepped'")
+			look(a)
+			run(t, "UPDATE pawl.fence SET idle_since = idle_since - interval '10 min' WHERE role = 'stepped'") // observed so far
+			if unused := look(a); unused < 10*time.Minute || unused > 11*time.Minute {
+				t.Fatalf("unused %v", unused)
+			}
+			run(t, fmt.Sprintf("UPDATE pawl.fence SET idle_since = idle_since - interval '%[1]f s', looked_at = looked_at - interval '%[1]f s' WHERE role = 'stepped'", c.by.Seconds()))
+			key := "stepped/stepped"
+			made := a.looks.last(key)
+			made.looked = made.looked.Add(-c.by)
+			a.looks.keep(key, made)
+			if other {
+				a = root(t)
+			}
+			want := 10 * time.Minute
+			switch {
+			case c.anew, other && c.by < 0:
+				want = 0
+			case other: // it takes the clock for right, within the gap
+				want += c.by
+			}
+			if unused := look(a); (unused - want).Abs() > 5*time.Second {
+				t.Errorf("clock stepped by %v, seen by another process: %v: unused for %v, not %v", c.by, other, unused, want)
+			}
+		}
+	}
+}

@@ -32,18 +32,43 @@ type Target struct {
 	Database        string
 	User            string
 	Password        secret.String
-	SSLMode         string // as libpq names them; empty: prefer
+	SSLMode         string // as libpq names them; empty: verify-full, or prefer on this machine (TLS)
 	SSLRootCert     string
+	ChannelBinding  string // require, prefer or disable; empty: require where SSLMode demands TLS
 	ApplicationName string // empty: "pawl"
+	// Own marks a session of one of Pawl's own accounts: nothing that the owner of
+	// the database has set there changes what its statements mean.
+	Own      bool
+	ReadOnly bool   // of an Own one: its transactions may not write
+	Role     string // of an Own one: as whom it acts; empty: as itself
 }
 
-// AccountTarget is where the account logs in on the node. The password is left
+// accountTarget is where the account logs in on the node. The password is left
 // out.
-func AccountTarget(node inventory.Node, account inventory.Account) Target {
-	return Target{
-		Host: node.Host, Port: node.Port, Database: account.Database, User: account.User,
-		SSLMode: account.SSLMode, SSLRootCert: account.SSLRootCert,
+func accountTarget(node inventory.Node, account inventory.Account) Target {
+	t := CredentialTarget(node, account)
+	t.User, t.Database, t.Own = account.User, account.Database, true
+	return t
+}
+
+// CredentialTarget is how a credential's login reaches the node: protected on its
+// way as the account is. Who logs in, and where, is left out.
+func CredentialTarget(node inventory.Node, account inventory.Account) Target {
+	return Target{Host: node.Host, Port: node.Port, SSLMode: account.SSLMode, SSLRootCert: account.SSLRootCert, ChannelBinding: account.ChannelBinding}
+}
+
+// as is the target for one of the account's logins. The second login of an account
+// that Pawl rotates acts as the first, which has the rights.
+func (t Target) as(login inventory.Login, account inventory.Account) Target {
+	t.User, t.Password, t.Role = login.User, login.Password, actsAs(login, account)
+	return t
+}
+
+func actsAs(login inventory.Login, account inventory.Account) (role string) {
+	if account.Credential != "" && login.User != account.User {
+		return account.User
 	}
+	return ""
 }
 
 // Login opens a connection, by SCRAM only: a login that the server would grant
@@ -60,7 +85,13 @@ func Login(ctx context.Context, t Target) (*pgx.Conn, error) {
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, clean(err)
+		return nil, t.wireFix(clean(err))
+	}
+	if t.Own {
+		if _, err := conn.Exec(ctx, pinLater); err != nil {
+			_ = conn.Close(ctx) // the session is of no use
+			return nil, clean(err)
+		}
 	}
 	return conn, nil
 }
@@ -69,16 +100,13 @@ func Login(ctx context.Context, t Target) (*pgx.Conn, error) {
 // variables, ~/.pgpass or ~/.postgresql, so that nothing of the environment
 // leaks in. User, database and password are set later, in the configuration.
 func (t Target) conninfo() string {
-	mode := t.SSLMode
-	if mode == "" {
-		mode = "prefer"
-	}
+	mode, binding := t.wire()
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
 	return fmt.Sprintf(`host='%s' port='%d' user=later password=later database=later sslmode='%s' sslrootcert='%s' `+
 		`sslcert='' sslkey='' sslpassword='' sslcertmode=disable sslsni=1 sslnegotiation=postgres `+
-		`passfile='' target_session_attrs=any channel_binding=prefer connect_timeout=%d `+
+		`passfile='' target_session_attrs=any channel_binding=%s connect_timeout=%d `+
 		`min_protocol_version='' max_protocol_version='' require_auth=scram-sha-256`,
-		quote(t.Host), t.Port, quote(mode), quote(t.SSLRootCert), int(loginTimeout.Seconds()))
+		quote(t.Host), t.Port, quote(mode), quote(t.SSLRootCert), binding, int(loginTimeout.Seconds()))
 }
 
 // fill completes a configuration that was parsed from conninfo.
@@ -88,7 +116,11 @@ func (t Target) fill(config *pgx.ConnConfig) {
 		name = ApplicationName
 	}
 	config.User, config.Database, config.Password = t.User, t.Database, ""
-	config.RuntimeParams = map[string]string{"application_name": name}
+	config.RuntimeParams = map[string]string{}
+	if t.Own {
+		config.RuntimeParams = pinned(t.Role, t.ReadOnly)
+	}
+	config.RuntimeParams["application_name"] = name
 	// Nothing is prepared by name or described ahead: a batch reaches the server
 	// as the statements stand in it.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec

@@ -49,12 +49,7 @@ func publish(t *testing.T, account inventory.Account, login inventory.Login) {
 
 func newOwn(t *testing.T, account inventory.Account, others Others) *Admin {
 	t.Helper()
-	a, err := NewAdmin(inventory.Node{Name: "coordinator", Host: server.Host, Port: server.Port}, account, others)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(a.Close)
-	return a
+	return adminOf(t, &inventory.Cluster{Name: "main", Admin: account}, "", others)
 }
 
 // who opened the session, and as whom it acts.

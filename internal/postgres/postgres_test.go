@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	var err error
 	server, err = pgserver.Start(context.Background(), pgserver.Options{NoSync: true, Settings: map[string]string{
 		"log_statement": "all", "log_min_duration_statement": "0", "log_transaction_sample_rate": "1", "log_min_error_statement": "debug5",
-		"log_connections": "on", "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "all",
+		"log_connections": "on", "max_prepared_transactions": "10", "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "all",
 	}, HBA: []string{"host all trusted 127.0.0.1/32 trust"}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -74,16 +74,28 @@ func major(t *testing.T) (version int) {
 // admin returns the account, reached at address (empty: the server itself).
 func admin(t *testing.T, user string, password secret.String, address string) *Admin {
 	t.Helper()
+	return adminOf(t, &inventory.Cluster{Name: "main", Admin: accountOf(t, user, password)}, address, nil)
+}
+
+// accountOf is an account whose password is in a file.
+func accountOf(t *testing.T, user string, password secret.String) inventory.Account {
+	t.Helper()
+	account := ownAccount(user, filepath.Join(t.TempDir(), "password"))
+	if err := os.WriteFile(account.PasswordFile, []byte(password.Reveal()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return account
+}
+
+// adminOf returns the cluster's.
+func adminOf(t *testing.T, cluster *inventory.Cluster, address string, others Others) *Admin {
+	t.Helper()
 	if address == "" {
 		address = net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port)))
 	}
 	host, port, _ := net.SplitHostPort(address)
 	number, _ := strconv.ParseUint(port, 10, 16)
-	account := ownAccount(user, filepath.Join(t.TempDir(), "password"))
-	if err := os.WriteFile(account.PasswordFile, []byte(password.Reveal()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a, err := NewAdmin(inventory.Node{Name: "coordinator", Host: host, Port: uint16(number)}, account, nil)
+	a, err := NewAdmin(inventory.Node{Name: "coordinator", Host: host, Port: uint16(number)}, cluster, others)
 	if err != nil {
 		t.Fatal(err)
 	}

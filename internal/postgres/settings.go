@@ -30,6 +30,16 @@ func (a *Admin) MayAlter(ctx context.Context, role string) (may bool, err error)
 	return may, err
 }
 
+// IsOwnedBy reports whether the role is, or may act as, the owner of the database
+// in which the account's sessions are.
+func (a *Admin) IsOwnedBy(ctx context.Context, role string) (owned bool, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		return a.named(c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
+			WHERE datname = current_database() AND rolname = $1 AND NOT rolsuper AND pg_has_role(r.oid, datdba, 'MEMBER'))`, role).Scan(&owned))
+	})
+	return owned, err
+}
+
 // Look reads the node's health; it changes nothing.
 func (a *Admin) Look(ctx context.Context) (h Health, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {

@@ -2,6 +2,7 @@ package published
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"strconv"
@@ -30,8 +31,11 @@ func ServerDSN(text string) DSN {
 	return DSN{scheme: scheme + "://", rest: "@" + rest}
 }
 
+// ErrNoPassword is of a URL, or a JSON object, that is whole but for its password.
+var ErrNoPassword = errors.New("no password")
+
 // ParseDSN reads a URL that carries user and password before its host. Errors
-// do not quote it.
+// do not quote it. With ErrNoPassword it returns the URL.
 func ParseDSN(text string) (DSN, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok || !strings.HasPrefix(scheme, "postgres") {
@@ -54,16 +58,20 @@ func ParseDSN(text string) (DSN, error) {
 	if err != nil || err2 != nil {
 		return DSN{}, errors.New("the URL's user or password is not percent-encoded properly")
 	}
-	if user == "" || password == "" {
-		return DSN{}, errors.New("the URL carries no user, or no password")
-	}
 	_, query, _ := strings.Cut(rest, "?")
 	for parameter := range strings.SplitSeq(query, "&") {
 		if key, _, _ := strings.Cut(parameter, "="); key == "user" || key == "password" {
 			return DSN{}, errors.New("the URL carries a user or password among its parameters, which overrides the one before its host: remove it there")
 		}
 	}
-	return DSN{Login: Login{User: user, Password: secret.New(password)}, scheme: scheme + "://", rest: rest[at:]}, nil
+	dsn := DSN{Login: Login{User: user, Password: secret.New(password)}, scheme: scheme + "://", rest: rest[at:]}
+	switch {
+	case password == "":
+		return dsn, fmt.Errorf("the URL carries %w", ErrNoPassword)
+	case user == "":
+		return DSN{}, errors.New("the URL carries no user")
+	}
+	return dsn, nil
 }
 
 // With returns the URL with another login: a secret.

@@ -2,6 +2,8 @@
 package published
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -124,6 +126,9 @@ func Parse(content []byte, entries ...inventory.Sink) (Login, error) {
 			return Login{}, err
 		}
 		for _, p := range found {
+			if p.fault != nil {
+				return Login{}, p.fault
+			}
 			switch {
 			case p.User == "":
 			case user != "" && p.User != login.User:
@@ -146,10 +151,49 @@ func Parse(content []byte, entries ...inventory.Sink) (Login, error) {
 	return login, nil
 }
 
+// Passwords returns every password that the entries of one file hold in its content,
+// each with its user, even if they do not belong together. A value that is empty or
+// absent is none; for one that cannot be read the whole content stands. Errors quote
+// nothing.
+func Passwords(content []byte, entries ...inventory.Sink) (held []Login, err error) {
+	if len(bytes.TrimSpace(content)) == 0 {
+		return nil, nil
+	}
+	whole := Login{Password: secret.New(strings.TrimRight(string(content), "\r\n"))}
+	var user string
+	for _, entry := range entries {
+		if f := entry.File; f != nil && f.Format == inventory.FormatPassword { // also more than one line
+			held = append(held, whole)
+			continue
+		}
+		found, err := parse(content, entry)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range found {
+			switch {
+			case p.absent:
+			case p.fault != nil:
+				held = append(held, whole)
+			case p.Password.IsZero():
+				user = p.User
+			default:
+				held = append(held, p.Login)
+			}
+		}
+	}
+	for i := range held {
+		held[i].User = cmp.Or(held[i].User, user)
+	}
+	return held, nil
+}
+
 // part is what one key of a file holds of a login.
 type part struct {
 	Login
-	at string
+	at     string
+	fault  error // why it cannot be read
+	absent bool  // since the key is missing or empty
 }
 
 func parse(content []byte, entry inventory.Sink) ([]part, error) {
@@ -158,7 +202,10 @@ func parse(content []byte, entry inventory.Sink) ([]part, error) {
 		return parseDotenv(content, entry.Dotenv)
 	case entry.File != nil:
 		login, err := parseFile(content, entry.File)
-		return []part{{login, entry.File.Format}}, err
+		if errors.Is(err, ErrNoPassword) {
+			return []part{{fault: err, absent: true}}, nil
+		}
+		return []part{{Login: login, at: entry.File.Format}}, err
 	}
 	return nil, errors.New("a sink of a kind that cannot be read back")
 }
@@ -173,16 +220,20 @@ func parseDotenv(content []byte, d *inventory.Dotenv) (found []part, err error) 
 			continue
 		}
 		value, err := file.Lookup(key)
-		if err != nil {
-			return nil, err
-		}
 		p := part{at: key}
 		switch {
+		case errors.Is(err, dotenv.ErrNoKey):
+			p.fault, p.absent = err, true
+		case err != nil:
+			p.fault = err
 		case value == "":
-			return nil, fmt.Errorf("%s is empty", key)
+			p.fault, p.absent = fmt.Errorf("%s is empty", key), true
 		case key == d.DSN:
 			dsn, err := ParseDSN(value)
-			if err != nil {
+			switch {
+			case errors.Is(err, ErrNoPassword):
+				p.fault, p.absent = fmt.Errorf("%s: %w", key, err), true
+			case err != nil:
 				return nil, fmt.Errorf("%s: %w", key, err)
 			}
 			p.Login = dsn.Login
@@ -208,16 +259,25 @@ func parseFile(content []byte, f *inventory.File) (Login, error) {
 		dsn, err := ParseDSN(line)
 		return dsn.Login, err
 	case inventory.FormatJSON:
-		// By exact name, as most readers have it; and the decoder's own error
-		// could quote the file.
-		var fields map[string]any
-		_ = json.Unmarshal(content, &fields)
-		user, _ := fields["user"].(string)
-		password, _ := fields["password"].(string)
-		if user == "" || password == "" {
-			return Login{}, errors.New(`not a JSON object with the strings "user" and "password"`)
-		}
-		return Login{User: user, Password: secret.New(password)}, nil
+		return parseJSON(content)
 	}
 	return Login{}, fmt.Errorf("unknown format %q", f.Format)
 }
+
+// parseJSON takes the members by exact name, as most readers have it. An object
+// without a password is ErrNoPassword.
+func parseJSON(content []byte) (Login, error) {
+	var fields map[string]any
+	_ = json.Unmarshal(content, &fields) // the decoder's own error could quote the file
+	user, _ := fields["user"].(string)
+	password, isText := fields["password"].(string)
+	switch {
+	case user != "" && password != "":
+		return Login{User: user, Password: secret.New(password)}, nil
+	case fields != nil && password == "" && (isText || fields["password"] == nil):
+		return Login{}, fmt.Errorf("%s: %w", notJSON, ErrNoPassword)
+	}
+	return Login{}, errors.New(notJSON)
+}
+
+const notJSON = `not a JSON object with the strings "user" and "password"`

@@ -34,7 +34,7 @@ func Emits(owner string) []Event {
 		}
 	}
 	if owner == Scheduler {
-		events = append(events, Requested, TimedOut)
+		events = append(append(events, Requested), Reversals...)
 	}
 	slices.Sort(events)
 	return slices.Compact(events)
@@ -95,7 +95,7 @@ func walk(flow string, log []Entry, visit func([]Entry, State, *Step)) {
 	}
 	after := []Event{next.Emits}
 	if !next.Retriable() {
-		after = append(after, next.Fails, TimedOut)
+		after = append(append(after, next.Fails), Reversals...)
 	}
 	for _, e := range after {
 		walk(flow, append(slices.Clone(log), Entry{Event: e, Seq: uint64(len(log) + 1)}), visit)
@@ -143,7 +143,7 @@ func Validate() error {
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString("# The flows\n\nGenerated from `internal/saga/flow.go` by `make generate`; do not edit.\n\n" +
-		"A row is due when the row before it has emitted its event. Where a row names a failure event, that event or the scheduler's `timed-out` turns the rotation round: the rows under *back* whose forward step was reached are then walked. Rows without a failure event are retried for ever; past their deadline they are stalled, which people are told of.\n")
+		"A row is due when the row before it has emitted its event. Where a row names a failure event, that event turns the rotation round, and so does the scheduler's `timed-out` or, if an operator cancels the rotation, its `cancelled`: the rows under *back* whose forward step was reached are then walked. Rows without a failure event are retried for ever; past their deadline they are stalled, which people are told of.\n")
 	for _, f := range Flows {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n```mermaid\nstateDiagram-v2\n", f.Name, f.Does)
 		mermaid(&b, &f)

@@ -31,6 +31,7 @@ const (
 	Verified      Event = "verified"
 	VerifyFailed  Event = "verify-failed"
 	TimedOut      Event = "timed-out"
+	Cancelled     Event = "cancelled"
 	Retired       Event = "retired"
 	Released      Event = "released"
 	Confirmed     Event = "confirmed"
@@ -42,6 +43,10 @@ const (
 	RolledBack    Event = "rolled-back"
 	Erased        Event = "erased"
 )
+
+// Reversals are the scheduler's own events that roll a rotation back, in place of a
+// step that may fail: the step took too long, or a person cancelled the rotation.
+var Reversals = []Event{TimedOut, Cancelled}
 
 // Names of the flows.
 const (
@@ -59,7 +64,7 @@ const (
 // derive from it; nothing else spells an event's name.
 //
 // A row is due when the row before it has emitted. A step that may fail names
-// its failure event: that, or the scheduler's timed-out, turns the rotation
+// its failure event: that, or one of the scheduler's Reversals, turns the rotation
 // round, and the Undo rows whose Undoes step was reached are walked instead.
 // A step without a failure event is past the point of no return: it is retried
 // for ever, and past its deadline it is stalled, which people are told of.

@@ -168,10 +168,16 @@ func (s State) Next() *Step {
 // Due returns when the step began to be due: when the newest event was stored,
 // or, after a wait for keep, when that ends.
 func (s State) Due(step *Step, keep time.Duration) time.Time {
+	from, wait := s.DueAfter(step, keep)
+	return from.Add(wait)
+}
+
+// DueAfter returns how long after which stored event the step is due.
+func (s State) DueAfter(step *Step, keep time.Duration) (from time.Time, wait time.Duration) {
 	if ended, ok := s.Ended(); ok && step.Waits == ForKeep {
-		return ended.At.Add(keep)
+		return ended.At, keep
 	}
-	return s.Last.At
+	return s.Last.At, 0
 }
 
 // reached reports whether the forward step was ever due: its predecessor has
@@ -194,7 +200,7 @@ func (s State) reached(step string) bool {
 func (f *Flow) rows() []Step { return slices.Concat(f.Forward, f.Undo, f.Tail) }
 
 func (f *Flow) turns(e Event) bool {
-	return e == TimedOut || slices.ContainsFunc(f.Forward, func(s Step) bool { return s.Fails != "" && s.Fails == e })
+	return slices.Contains(Reversals, e) || slices.ContainsFunc(f.Forward, func(s Step) bool { return s.Fails != "" && s.Fails == e })
 }
 
 func (f *Flow) knows(e Event) bool {

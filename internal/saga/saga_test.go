@@ -56,6 +56,9 @@ func TestCompensationTouchesOnlyWhatWasReached(t *testing.T) {
 		{Alternating, []Event{Requested, Staged, PublishFailed}, []Event{Restored, Unstaged, RolledBack}},
 		{Alternating, []Event{Requested, Staged, Published, RestartFailed}, []Event{Restored, Rerestarted, Unstaged, RolledBack}},
 		{Alternating, []Event{Requested, Staged, TimedOut}, []Event{Restored, Unstaged, RolledBack}},
+		{Alternating, []Event{Requested, Cancelled}, []Event{Unstaged, RolledBack}},
+		{Alternating, []Event{Requested, Staged, Published, Restarted, Cancelled}, []Event{Restored, Rerestarted, Unstaged, RolledBack}},
+		{InPlace, []Event{Requested, Staged, Published, Cancelled}, []Event{Unstaged, Restored, Rerestarted, RolledBack}},
 		{InPlace, []Event{Requested, Staged, Published, Restarted, VerifyFailed}, []Event{Unstaged, Restored, Rerestarted, RolledBack}},
 	} {
 		if got := follow(t, c.flow, c.log); !slices.Equal(got, append(c.want, Erased)) {

@@ -150,7 +150,7 @@ func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error
 		return err
 	}
 	_, err = s.bus.PublishMsg(ctx, &nats.Msg{Subject: Subject(c.Credential, c.Rotation, recipient), Data: box})
-	if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == bus.ErrSubjectTaken {
+	if bus.IsTaken(err) {
 		return nil
 	}
 	if err != nil {

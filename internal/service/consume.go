@@ -35,29 +35,37 @@ func (m Message) Heartbeat(ctx context.Context) {
 }
 
 // Consume gives take each message of a durable consumer until ctx ends or stop is
-// called; it returns once the consumer is bound. A server may end that by itself:
-// one that has lost the consumer for a moment does, and one on which it is made
-// anew. Then it is bound again, since a service that hears nothing looks healthy.
+// called; it returns once the consumer is bound. It is bound again if the server
+// ends that by itself, which a server does that has lost the consumer for a moment,
+// or on which it is made anew; and if nothing is heard although messages wait.
 func Consume(ctx context.Context, d Dependencies, stream, durable string, take func(Message), options ...jetstream.PullConsumeOpt) (stop func(), err error) {
-	consuming, err := consume(ctx, d.Bus, stream, durable, take, options)
+	c := &consumer{d: d, stream: stream, durable: durable}
+	bound, consuming, err := c.consume(ctx, take, options)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var ended sync.WaitGroup
 	ended.Go(func() {
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				consuming.Stop()
 				return
 			case <-consuming.Closed():
+				d.Log.Warn("NATS ended a consumer; it is bound again", "stream", stream, "consumer", durable)
+			case <-tick.C:
+				if !c.examine(ctx, bound) {
+					continue
+				}
+				consuming.Stop()
 			}
-			d.Log.Warn("NATS ended a consumer; it is bound again", "stream", stream, "consumer", durable)
 			for {
-				next, err := consume(ctx, d.Bus, stream, durable, take, options)
+				nextBound, next, err := c.consume(ctx, take, options)
 				if err == nil {
-					consuming = next
+					bound, consuming = nextBound, next
 					break
 				}
 				if ctx.Err() == nil {
@@ -74,17 +82,21 @@ func Consume(ctx context.Context, d Dependencies, stream, durable string, take f
 	return func() { cancel(); ended.Wait() }, nil
 }
 
-func consume(ctx context.Context, b *bus.Bus, stream, durable string, take func(Message), options []jetstream.PullConsumeOpt) (jetstream.ConsumeContext, error) {
-	consumer, err := bind(ctx, b, stream, durable)
+func (c *consumer) consume(ctx context.Context, take func(Message), options []jetstream.PullConsumeOpt) (jetstream.Consumer, jetstream.ConsumeContext, error) {
+	bound, err := bind(ctx, c.d.Bus, c.stream, c.durable)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	ackWait := consumer.CachedInfo().Config.AckWait
-	consuming, err := consumer.Consume(func(m jetstream.Msg) { take(Message{m, ackWait}) }, options...)
+	ackWait := bound.CachedInfo().Config.AckWait
+	consuming, err := bound.Consume(func(m jetstream.Msg) {
+		done := c.watch.begin(m)
+		defer done()
+		take(Message{m, ackWait})
+	}, options...)
 	if err != nil {
-		return nil, fmt.Errorf("consumer %s of %s: %w", durable, stream, err)
+		return nil, nil, fmt.Errorf("consumer %s of %s: %w", c.durable, c.stream, err)
 	}
-	return consuming, nil
+	return bound, consuming, nil
 }
 
 // bind opens a durable consumer that the provisioning step makes. It waits for

@@ -15,8 +15,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/clock"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/fault"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/telemetry"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -87,7 +89,7 @@ func (l *loop) advance(ctx context.Context, m Message, meta *jetstream.MsgMetada
 			return 0, nil
 		}
 		keep := log.Records[0].Body.GetRequested().GetKeep().AsDuration()
-		if wait := time.Until(state.Due(step, keep)); step.Waits == saga.ForKeep && wait > 0 {
+		if wait := -Late(l.deps.Clock, state, step, keep); step.Waits == saga.ForKeep && wait > 0 {
 			if wait < 2*time.Second {
 				return wait, nil
 			}
@@ -102,17 +104,17 @@ func (l *loop) advance(ctx context.Context, m Message, meta *jetstream.MsgMetada
 	}
 }
 
-// performable is perform, which something urgent may interrupt: then the log has
-// moved on, or is about to.
+// performable is perform, which something urgent or a newer event may interrupt: then
+// the log has moved on, or is about to.
 func (l *loop) performable(ctx context.Context, m Message, meta *jetstream.MsgMetadata, log bus.Log, state saga.State, step *saga.Step) (again time.Duration, err error) {
 	if state.Flow.Urgent {
 		return l.perform(ctx, m, meta, log, state, step)
 	}
-	within, end := l.working.begin(ctx, log.Credential)
+	within, end := l.working.begin(ctx, log.Credential, log.LastSeq())
 	defer end()
 	again, err = l.perform(within, m, meta, log, state, step)
 	if within.Err() != nil && ctx.Err() == nil {
-		l.log.InfoContext(ctx, "interrupted by something urgent", "credential", log.Credential, "rotation", log.Rotation, "step", step.Name)
+		l.log.InfoContext(ctx, "interrupted: no longer due", "credential", log.Credential, "rotation", log.Rotation, "step", step.Name)
 		return staleAgain, nil
 	}
 	return again, err
@@ -125,7 +127,7 @@ func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetada
 	defer span.End()
 	recorder := &effect.Recorder{Credential: log.Credential, Step: step.Name}
 	began := time.Now()
-	result, err := l.run(effect.With(ctx, recorder), m, r)
+	result, err := l.permitted(effect.With(ctx, recorder), m, log, r)
 	took := time.Since(began)
 
 	if ctx.Err() != nil {
@@ -181,6 +183,19 @@ func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetada
 	return 0, nil
 }
 
+// permitted is run, unless a restore from a backup stands in the way.
+func (l *loop) permitted(ctx context.Context, m Message, log bus.Log, r *Rotation) (*pawlv1.Event, error) {
+	verdict, err := restored.Of(ctx, l.deps.Bus, log)
+	if err != nil { // no reason to fail the step
+		l.log.WarnContext(ctx, "step deferred", "credential", log.Credential, "rotation", log.Rotation, "step", r.Step.Name, "error", err)
+		return nil, &saga.NotYet{Again: restored.Again}
+	}
+	if err := restored.Permit(verdict, r.Step); err != nil {
+		return nil, err
+	}
+	return l.run(ctx, m, r)
+}
+
 // run calls the handler within the effect's own deadline.
 func (l *loop) run(ctx context.Context, m Message, r *Rotation) (*pawlv1.Event, error) {
 	if r.Credential == nil {
@@ -213,17 +228,24 @@ func Limit(step *saga.Step, begin *pawlv1.Requested) time.Duration {
 	return limit
 }
 
+// Late is for how long a step has been due, in time that really passed; below 0: how
+// long it still has to wait.
+func Late(c *clock.Clock, state saga.State, step *saga.Step, keep time.Duration) time.Duration {
+	from, wait := state.DueAfter(step, keep)
+	return c.Since(from) - wait
+}
+
 var errNotDue = errors.New("the step is no longer due")
 
 func (l *loop) rotation(log bus.Log, state saga.State, step *saga.Step) *Rotation {
 	r := &Rotation{
 		ID: log.Rotation, Credential: l.deps.Inventory.Credentials[log.Credential], State: state, Step: step,
-		Events: make(map[saga.Event]*pawlv1.Event, len(log.Records)),
+		Clock: l.deps.Clock, Events: make(map[saga.Event]*pawlv1.Event, len(log.Records)),
 	}
 	for _, record := range log.Records {
 		r.Events[record.Event] = record.Body
 	}
-	r.Deadline = state.Due(step, r.Requested().GetKeep().AsDuration()).Add(Limit(step, r.Requested()))
+	r.Deadline = time.Now().Add(Limit(step, r.Requested()) - Late(r.Clock, state, step, r.Requested().GetKeep().AsDuration()))
 	r.StillDue = func(ctx context.Context) error {
 		_, seq, err := l.deps.Bus.Newest(ctx, log.Credential)
 		if err == nil && seq != log.LastSeq() {
@@ -311,7 +333,9 @@ func (l *loop) credentialOf(r *Rotation) string {
 }
 
 // Retry is when a message that was delivered so often is to come again:
-// exponentially from 100 ms to longestRetry, with jitter.
+// exponentially from 100 ms to longestRetry, with jitter. The count is a hint: the
+// server forgets it if it is killed soon after the delivery, and when the consumer
+// is reset after a step of the clock. Nothing but a delay may depend on it.
 func Retry(delivered uint64) time.Duration {
 	base := min(longestRetry, 50*time.Millisecond<<min(delivered, 12))
 	return base/2 + rand.N(base/2+1)

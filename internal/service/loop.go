@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +40,7 @@ type loop struct {
 // run binds the service's consumers and works until ctx ends; it then waits for
 // what is under way. It returns an error only when the service cannot start, or
 // when its Run does.
-func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerProvider, ready func()) error {
+func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerProvider, ready func(*probe)) error {
 	if err := s.complete(); err != nil {
 		return err
 	}
@@ -50,6 +51,11 @@ func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerP
 		return err
 	}
 	defer stopAnswering()
+	stopHealth, err := answerHealth(d, s.Name)
+	if err != nil {
+		return err
+	}
+	defer stopHealth()
 
 	var working sync.WaitGroup
 	defer working.Wait()
@@ -66,7 +72,15 @@ func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerP
 			defer stop()
 		}
 	}
-	ready()
+	p := newProbe(d, s.Name)
+	ready(p) // notes the start: a sign of life before would be taken for that of a process before this one
+	probing, stopProbing := context.WithCancel(ctx)
+	defer stopProbing()
+	working.Go(func() {
+		if err := p.run(probing); err != nil {
+			d.end(err)
+		}
+	})
 	if s.Run != nil {
 		return s.Run(ctx)
 	}
@@ -94,9 +108,7 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers
 			return
 		}
 		credential := credentialIn(m.Subject())
-		if urgent {
-			l.working.interrupt(credential)
-		}
+		l.working.interrupt(credential, position(m, c.Stream, urgent))
 		working.Add(1)
 		workers <- struct{}{}
 		go func() {
@@ -104,6 +116,19 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers
 			l.handle(ctx, m, credential)
 		}()
 	}, jetstream.PullMaxMessages(2*atOnce), jetstream.PullExpiry(30*time.Second))
+}
+
+// position is up to which event of the log a message makes work moot: an event of
+// the log does so for what began before it, such as the step of a rotation that was
+// cancelled meanwhile; what is urgent does so for all.
+func position(m Message, stream string, urgent bool) (seq uint64) {
+	if urgent {
+		return math.MaxUint64
+	}
+	if meta, err := m.Metadata(); err == nil && stream == bus.StreamLog {
+		return meta.Sequence.Stream
+	}
+	return 0
 }
 
 // credentialIn returns the credential of a log subject
@@ -247,34 +272,41 @@ func (l *lastText) same(key, text string) bool {
 }
 
 // interruptible are the steps of flows that are not urgent, while they are done:
-// an urgent one of the same credential does not wait for them.
+// what is urgent of the same credential does not wait for them, nor does what
+// follows once they are no longer due.
 type interruptible struct {
-	mu      sync.Mutex
-	cancels map[string]context.CancelFunc // by credential, of which one is done at a time
+	mu    sync.Mutex
+	steps map[string]step // by credential, of which one is done at a time
+}
+
+type step struct {
+	seq    uint64 // the log's newest event when it began
+	cancel context.CancelFunc
 }
 
 // begin returns a context that interrupt ends; end it in any case.
-func (i *interruptible) begin(ctx context.Context, credential string) (context.Context, func()) {
+func (i *interruptible) begin(ctx context.Context, credential string, seq uint64) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.cancels == nil {
-		i.cancels = map[string]context.CancelFunc{}
+	if i.steps == nil {
+		i.steps = map[string]step{}
 	}
-	i.cancels[credential] = cancel
+	i.steps[credential] = step{seq, cancel}
 	return ctx, func() {
 		cancel()
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		delete(i.cancels, credential)
+		delete(i.steps, credential)
 	}
 }
 
-// interrupt ends what is being done as a crash would, and may as safely.
-func (i *interruptible) interrupt(credential string) {
+// interrupt ends what began before the event of that sequence as a crash would, and
+// may as safely.
+func (i *interruptible) interrupt(credential string, seq uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if cancel := i.cancels[credential]; cancel != nil {
-		cancel()
+	if s, ok := i.steps[credential]; ok && s.seq < seq {
+		s.cancel()
 	}
 }

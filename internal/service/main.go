@@ -10,13 +10,17 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/clock"
+	"pawl.dev/internal/condition"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/telemetry"
@@ -77,7 +81,18 @@ type Options struct {
 	Metrics   *telemetry.Metrics
 	Serve     bool                       // answer /metrics, /healthz, /readyz for this service alone
 	Server    nats.InProcessConnProvider // the bus, where it is in this process
-	Ready     func()                     // called once the service is bound to its consumers, if set
+	// Ready is called once the service is bound to its consumers, if set, with what
+	// tells, then and later, what keeps the service from working.
+	Ready func(readiness func() error)
+	// Clock is the bus's, if the bus is in this process, which then follows it; nil: the
+	// service follows the clock of the bus itself.
+	Clock *clock.Clock
+	// Conditions is where the service tells what keeps it from working; nil: a set of its own.
+	Conditions *condition.Set
+	// Process holds what is wrong with the process that the service shares with
+	// others, such as a store that fails; nil: it has a process of its own. The
+	// scheduler tells of it, too, when it is asked.
+	Process *condition.Set
 }
 
 // Run runs one service until ctx ends.
@@ -95,7 +110,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	connect.Wait, connect.Server, connect.Log = true, o.Server, o.Log
+	if o.Conditions == nil {
+		o.Conditions = &condition.Set{}
+	}
+	connect.Wait, connect.Server, connect.Log, connect.Conditions = true, o.Server, o.Log, o.Conditions
 	b, err := bus.Connect(connect)
 	if err != nil {
 		return err
@@ -104,15 +122,14 @@ func Run(ctx context.Context, o Options) error {
 	if err := b.Connected(ctx); err != nil {
 		return err
 	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	go b.Roam(ctx, o.Log)
-	d := Dependencies{Inventory: o.Inventory, Log: o.Log, Bus: b, Metrics: o.Metrics, Tracer: tracing.Tracer("pawl.dev/services/" + o.Name), Note: note(b, o.Name, o.Log)}
-	if slices.Contains(sealed.Recipients, o.Name) {
-		keys, err := sealed.LoadKeys(o.Inventory.KeysDir, o.Name)
-		if err != nil {
-			return err
-		}
-		d.Sealed = sealed.NewStore(b, o.Name, keys)
+	d, err := dependencies(ctx, o, b, tracing)
+	if err != nil {
+		return err
 	}
+	d.End = func(err error) { end(ended{err}) }
 	s, err := o.New(d)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Name, err)
@@ -120,25 +137,49 @@ func Run(ctx context.Context, o Options) error {
 	if s.Close != nil {
 		defer s.Close()
 	}
+	var bound atomic.Pointer[probe]
 	if o.Serve && o.Inventory.Telemetry.Metrics != "" {
-		if err := o.Metrics.Serve(ctx, o.Inventory.Telemetry.Metrics, func() error {
-			if !b.NATS.IsConnected() {
-				return errors.New("not connected to NATS")
-			}
-			return nil
-		}); err != nil {
+		if err := o.Metrics.Serve(ctx, o.Inventory.Telemetry.Metrics, func() error { return bound.Load().ready() }); err != nil {
 			return err
 		}
 	}
+	if o.Server != nil { // so nobody else works on what the last process left
+		redeliver(ctx, d, o.Name)
+	}
 	defer noteStop(ctx, d, o.Name)
-	return s.run(ctx, d, tracing, func() {
+	err = s.run(ctx, d, tracing, func(p *probe) {
 		noteStart(ctx, d, o.Name)
 		o.Metrics.Started(o.Name, Version())
+		bound.Store(p)
 		if o.Ready != nil {
-			o.Ready()
+			o.Ready(p.ready)
 		}
 	})
+	if by := (ended{}); errors.As(context.Cause(ctx), &by) {
+		return by.error
+	}
+	return err
 }
+
+// dependencies are what New of the service is given.
+func dependencies(ctx context.Context, o Options, b *bus.Bus, tracing trace.TracerProvider) (Dependencies, error) {
+	d := Dependencies{Inventory: o.Inventory, Log: o.Log, Bus: b, Metrics: o.Metrics, Tracer: tracing.Tracer("pawl.dev/services/" + o.Name), Conditions: o.Conditions, Process: o.Process, Note: note(b, o.Name, o.Log)}
+	if err := o.Conditions.Observe(o.Metrics.Meter(), o.Name); err != nil {
+		return d, fmt.Errorf("metrics: %w", err)
+	}
+	keepTime(ctx, &d, o.Name, o.Clock)
+	if slices.Contains(sealed.Recipients, o.Name) {
+		keys, err := sealed.LoadKeys(o.Inventory.KeysDir, o.Name)
+		if err != nil {
+			return d, err
+		}
+		d.Sealed = sealed.NewStore(b, o.Name, keys)
+	}
+	return d, nil
+}
+
+// ended is why a service ends by itself.
+type ended struct{ error }
 
 // version is set where images are built: -ldflags "-X pawl.dev/internal/service.version=…".
 var version string

@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/clock"
+	"pawl.dev/internal/condition"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
@@ -66,12 +68,18 @@ type Rotation struct {
 	State      saga.State
 	Step       *saga.Step
 	Events     map[saga.Event]*pawlv1.Event
-	// Deadline is when the saga gives this step up (or calls it stalled).
+	// Deadline is when the saga gives this step up (or calls it stalled). It counts
+	// the time that really passes: compare it with time.Now of this process only.
 	Deadline time.Time
+	// Clock says how long ago an event was stored. Nil: the machine's.
+	Clock *clock.Clock
 	// StillDue asks the log's leader, and returns an error unless the same step is
 	// still due. Call it while holding the lock on what is about to change.
 	StillDue func(ctx context.Context) error
 }
+
+// Waited is how much time really passed since the newest event.
+func (r *Rotation) Waited() time.Duration { return r.Clock.Since(r.State.Last.At) }
 
 // Requested returns the detail of the event that began the rotation.
 func (r *Rotation) Requested() *pawlv1.Requested { return r.Events[saga.Requested].GetRequested() }
@@ -109,7 +117,37 @@ type Dependencies struct {
 	Sealed  *sealed.Store
 	Metrics *telemetry.Metrics
 	Tracer  trace.Tracer
+	// Clock is the bus's, as this process sees it. Nil: the machine's.
+	Clock *clock.Clock
+	// Conditions holds what keeps this service from working, or soon will.
+	Conditions *condition.Set
+	// Process holds what is wrong with the process as a whole: nothing begins while
+	// one of it fails, but emergencies. Nil: nothing is known of it.
+	Process *condition.Set
+	// End ends the service with an error, so that it is restarted; nil: it goes on.
+	End func(error)
 	// Note records beside the log what the audit trail must know. It does not
 	// fail the step: a note that cannot be stored is logged.
 	Note func(ctx context.Context, n *pawlv1.Note)
+}
+
+// update raises a condition if wrong is true, and clears it otherwise. It logs what
+// begins and what ends.
+func (d Dependencies) update(wrong bool, c condition.Condition) {
+	before := d.Conditions.List()
+	known := slices.ContainsFunc(before, func(b condition.Condition) bool {
+		return b.Name == c.Name && b.Object == c.Object && b.Failing == c.Failing
+	})
+	switch changed := d.Conditions.Update(wrong, c); {
+	case changed && wrong && !known:
+		d.Log.Warn("condition", "name", c.Name, "object", c.Object, "failing", c.Failing, "text", c.Text)
+	case changed && !wrong:
+		d.Log.Info("condition is over", "name", c.Name, "object", c.Object)
+	}
+}
+
+func (d Dependencies) end(err error) {
+	if d.End != nil {
+		d.End(err)
+	}
 }

@@ -16,6 +16,8 @@ import (
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"pawl.dev/internal/loopback"
 )
 
 // Metrics are the instruments of a process. Labels are of low cardinality:
@@ -134,6 +136,21 @@ func labels(pairs ...string) metric.MeasurementOption {
 	return metric.WithAttributes(set...)
 }
 
+// ownNames refuses, where only this machine reaches the address, the names by which a
+// page of somebody else's could have a browser come here (DNS rebinding).
+func ownNames(address string, h http.Handler) http.Handler {
+	if !loopback.Address(address) {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != "" && !loopback.Host(r.Host) { // HTTP/1.0 names no host, and no browser speaks it
+			http.Error(w, "this address is 127.0.0.1 or localhost, and has no other name", http.StatusMisdirectedRequest)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // Serve answers /metrics, /healthz (the process lives) and /readyz (ready()
 // returns nil) on address until ctx ends.
 func (m *Metrics) Serve(ctx context.Context, address string, ready func() error) error {
@@ -154,7 +171,7 @@ func (m *Metrics) Serve(ctx context.Context, address string, ready func() error)
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: ownNames(address, mux), ReadHeaderTimeout: 5 * time.Second}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	go func() { _ = server.Serve(listener) }()
 	return nil

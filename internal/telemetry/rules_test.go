@@ -93,6 +93,38 @@ func TestRulesNameMetricsAndRunbooksThatExist(t *testing.T) {
 	}
 }
 
+// A condition with an alert of its own is not told by the alerts for the others, too.
+func TestConditionIsAlertedOnce(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "deploy/prometheus/pawl.rules.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	exprs := regexp.MustCompile(`expr: .*pawl_condition\{.*`).FindAllString(string(raw), -1)
+	left := func(severity string) string {
+		m := regexp.MustCompile(`severity="` + severity + `",condition!~"([^"]+)"`).FindStringSubmatch(string(raw))
+		if m == nil {
+			t.Fatalf("no alert for the other conditions that are a %s", severity)
+		}
+		return "|" + m[1] + "|"
+	}
+	for _, expr := range exprs {
+		m := regexp.MustCompile(`condition=~?"([^"]+)"`).FindStringSubmatch(expr)
+		for _, severity := range []string{"failing", "warning"} {
+			if m == nil || strings.Contains(expr, "severity=") && !strings.Contains(expr, severity) {
+				continue
+			}
+			for name := range strings.SplitSeq(m[1], "|") {
+				if !strings.Contains(left(severity), "|"+name+"|") {
+					t.Errorf("%s: the alert for other conditions that are %s does not leave %s out", expr, severity, name)
+				}
+			}
+		}
+	}
+	if len(exprs) < 7 {
+		t.Errorf("%d alerts", len(exprs))
+	}
+}
+
 // A service that is not there measures nothing: its name has to be in the rule.
 func TestEveryServiceThatIsMissingIsToldOf(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join(root, "deploy/prometheus/pawl.rules.yml"))

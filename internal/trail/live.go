@@ -13,8 +13,7 @@ import (
 
 // Live reads the trail from its first entry to what is stored now, in order.
 // What is no record or checkpoint, a signature by another key, and a gap are a
-// Fault; whether it is the trail that was signed, a Chain says. The user needs
-// the right to make consumers on PAWL_AUDIT.
+// Fault; whether it is the trail that was signed, a Chain says.
 func Live(ctx context.Context, b *bus.Bus, keys note.Verifiers) Entries {
 	return func(yield func(Entry, error) bool) {
 		d := Decoder{keys: keys}
@@ -49,24 +48,20 @@ func NewDecoder(keys note.Verifiers, after *Checkpoint) *Decoder {
 func (d *Decoder) Next() uint64 { return d.sequence + 1 }
 
 // Decode reads the next message. Its error may be a Fault.
-func (d *Decoder) Decode(m jetstream.Msg) (Entry, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return Entry{}, fmt.Errorf("message of %s without metadata: %w", bus.StreamAudit, err)
-	}
-	if meta.Sequence.Stream != d.Next() {
-		return Entry{}, &Fault{d.index, "", fmt.Sprintf("or a checkpoint is gone: %s ends its gap at sequence %d, not at %d", bus.StreamAudit, meta.Sequence.Stream, d.Next())}
+func (d *Decoder) Decode(m *jetstream.RawStreamMsg) (Entry, error) {
+	if m.Sequence != d.Next() {
+		return Entry{}, &Fault{d.index, "", fmt.Sprintf("or a checkpoint is gone: %s ends its gap at sequence %d, not at %d", bus.StreamAudit, m.Sequence, d.Next())}
 	}
 	d.sequence++
-	if strings.HasPrefix(m.Subject(), checkpoints) {
-		c, err := readCheckpoint(m.Subject(), m.Data(), d.keys)
+	if strings.HasPrefix(m.Subject, checkpoints) {
+		c, err := readCheckpoint(m.Subject, m.Data, d.keys)
 		if err != nil {
 			return Entry{}, err
 		}
 		c.Sequence = d.sequence
 		return Entry{Checkpoint: c}, nil
 	}
-	r, err := readRecord(d.index, m.Subject(), m.Data())
+	r, err := readRecord(d.index, m.Subject, m.Data)
 	if err != nil {
 		return Entry{}, err
 	}

@@ -24,7 +24,7 @@ var Recorded = []string{bus.StreamLog, bus.StreamNote, bus.StreamDead}
 type sources map[string]*source
 
 type source struct {
-	next  func() (jetstream.Msg, error, bool)
+	next  func() (*jetstream.RawStreamMsg, error, bool)
 	stop  func()
 	read  uint64           // the newest message that was read
 	ahead map[uint64]facts // read, and not yet met in the trail
@@ -90,13 +90,9 @@ func (s *source) advance() (more bool, err error) {
 	if err != nil || !more {
 		return false, err
 	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return false, err
-	}
-	sum := sha256.Sum256(m.Data())
-	s.read = meta.Sequence.Stream
-	s.ahead[s.read] = facts{m.Subject(), hex.EncodeToString(sum[:]), meta.Timestamp.UTC()}
+	sum := sha256.Sum256(m.Data)
+	s.read = m.Sequence
+	s.ahead[s.read] = facts{m.Subject, hex.EncodeToString(sum[:]), m.Time.UTC()}
 	return true, nil
 }
 

@@ -129,7 +129,7 @@ func (a *archive) messages(stream string) (all []message) {
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		all = append(all, message{m.Subject(), m.Data()})
+		all = append(all, message{m.Subject, m.Data})
 	}
 	return all
 }

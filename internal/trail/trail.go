@@ -49,6 +49,9 @@ func CheckpointSubject(size string) string { return checkpoints + size }
 
 const checkpoints = "pawl.audit.checkpoint."
 
+// Subjects are those of all records and checkpoints.
+const Subjects = "pawl.audit.>"
+
 // Fault is what is wrong with a trail, and where it is first seen.
 type Fault struct {
 	Index   int64  // of the record; of a checkpoint, how many records it covers

@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"slices"
 
+	"pawl.dev/cmd/pawl/backup"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/trail"
 )
 
-// CreateKeys makes every key file that is missing (sealing, audit, store, NATS users)
+// CreateKeys makes every key file that is missing (sealing, audit, backups, NATS users)
 // and returns their paths; it never overwrites.
 func CreateKeys(inv *inventory.Inventory) (created []string, err error) {
 	created, err = sealed.CreateKeys(inv.KeysDir)
@@ -22,12 +23,10 @@ func CreateKeys(inv *inventory.Inventory) (created []string, err error) {
 	if err != nil {
 		return created, fmt.Errorf("keys_dir: %w", err)
 	}
-	store, err := CreateStoreKey(inv)
+	forBackups, err := backup.CreateKey(inv)
+	created = append(created, forBackups...)
 	if err != nil {
-		return created, err
-	}
-	if store != "" {
-		created = append(created, store)
+		return created, fmt.Errorf("keys_dir: %w", err)
 	}
 	seeds, err := bus.CreateSeeds(inv)
 	return slices.Concat(created, seeds), err

@@ -1,6 +1,6 @@
 // Package embedded runs NATS with JetStream inside the process: file storage,
-// every write synced, encrypted at rest, the same users and permissions as a
-// server of your own would have.
+// every write synced, the same users and permissions as a server of your own would
+// have. A store that lost something is not opened.
 package embedded
 
 import (
@@ -12,34 +12,40 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/nats-io/nats-server/v2/server"
+	"go.opentelemetry.io/otel/metric"
 
+	"pawl.dev/cmd/pawl/provision"
+	"pawl.dev/cmd/pawl/store"
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/condition"
 	"pawl.dev/internal/inventory"
 )
 
-// Server is a running server.
-type Server struct {
-	NATS *server.Server
-	lock *flock.Flock
-}
-
 // Options of Start.
 type Options struct {
-	Inventory *inventory.Inventory
-	Log       *slog.Logger
-	AckWait   time.Duration // default: bus.DefaultAckWait
+	Inventory  *inventory.Inventory
+	Log        *slog.Logger
+	AckWait    time.Duration  // default: bus.DefaultAckWait
+	Conditions *condition.Set // where what is wrong with the store and its disk is told; may be nil
+	Meter      metric.Meter   // of the store's figures; nil: none are measured
+	Restoring  bool           // by `pawl restore`: others may not start what is half restored
 }
 
-// Start starts the server on the inventory's listen address, and makes the
-// streams and consumers that are missing. Two servers never share a data
-// directory: the second one is refused.
+// Start examines the store, starts the server on the inventory's listen address, and
+// makes the streams and consumers that are new. If the store has lost something, the
+// error is a *store.DamagedError. Two servers never share a data directory: the second
+// one is refused. A store that fails later is opened again in place, once it can be
+// written: see Server.
 func Start(ctx context.Context, o Options) (*Server, error) {
+	if err := provision.CheckRestored(o.Inventory); err != nil && !o.Restoring {
+		return nil, err
+	}
 	dir := o.Inventory.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
@@ -52,35 +58,83 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if !held {
 		return nil, fmt.Errorf("data_dir %s is in use by another `pawl up`: stop that one, or name another data_dir", dir)
 	}
-	s := &Server{lock: lock}
-	if err := s.start(ctx, o); err != nil {
-		s.Stop()
-		return nil, err
+	s, err := supervise(ctx, o)
+	if err != nil {
+		return nil, errors.Join(err, lock.Unlock())
 	}
+	s.lock = lock
 	return s, nil
 }
 
-func (s *Server) start(ctx context.Context, o Options) error {
-	store := filepath.Join(o.Inventory.DataDir, "nats")
-	key, err := storeKey(o.Inventory, store)
+// run is one start of the NATS server.
+type run struct {
+	NATS   *server.Server
+	store  store.Store
+	log    *slog.Logger
+	stop   func()            // ends what keeps the manifest
+	failed func(line string) // told what the server says of a store that failed
+	broken atomic.Bool       // it has said so
+}
+
+func (s *run) start(ctx context.Context, o Options) error {
+	options, err := configure(o.Inventory, s.store.Dir)
 	if err != nil {
 		return err
 	}
-	options, err := configure(o.Inventory, store, key)
+	options.SyncAlways = !o.Restoring // which syncs all of it in the end
+	if err := decrypt(s.store, o.Inventory); err != nil {
+		return err
+	}
+	if err := s.open(options); err != nil {
+		return err
+	}
+	if err := s.provision(ctx, o); err != nil {
+		return err
+	}
+	if err := s.writeManifest(); err != nil {
+		return err
+	}
+	if err := s.listen(o.Inventory.NATS.Listen); err != nil {
+		return err
+	}
+	keep, stop := context.WithCancel(context.Background())
+	kept := make(chan struct{})
+	s.stop = func() { stop(); <-kept }
+	go func() {
+		defer close(kept)
+		s.keepManifest(keep, o.Conditions)
+	}()
+	return nil
+}
+
+// open starts the server on the store, and compares what it recovered with what was
+// there. Until that is done nobody is let in.
+func (s *run) open(options *server.Options) error {
+	opened, err := s.store.Open()
 	if err != nil {
 		return err
 	}
+	options.DontListen = true
 	if s.NATS, err = server.NewServer(options); err != nil {
 		return fmt.Errorf("embedded NATS: %w", err)
 	}
-	s.NATS.SetLoggerV2(natsLog{o.Log}, false, false, false)
+	s.NATS.SetLoggerV2(natsLog{s.log, s.failed}, false, false, false)
 	s.NATS.Start()
 	if !s.NATS.ReadyForConnections(15 * time.Second) {
-		return fmt.Errorf("embedded NATS did not start on %s within 15 s: is the address taken?", o.Inventory.NATS.Listen)
+		return errors.New("embedded NATS did not start within 15 s: see its warnings above")
 	}
-	if err := s.recovered(store); err != nil {
+	found, err := s.streams()
+	if err != nil {
 		return err
 	}
+	if lost := opened.Compare(found); len(lost) > 0 {
+		s.end()
+		return opened.Reject(lost)
+	}
+	return opened.Confirm()
+}
+
+func (s *run) provision(ctx context.Context, o Options) error {
 	seed, err := bus.LoadSeed(bus.SeedFile(o.Inventory, bus.Provisioner))
 	if err != nil {
 		return err
@@ -90,19 +144,45 @@ func (s *Server) start(ctx context.Context, o Options) error {
 		return err
 	}
 	defer b.NATS.Close()
+	if err := provision.TellAltered(ctx, b, o.Log); err != nil {
+		return err
+	}
 	return bus.Provision(ctx, b.JetStream, bus.Settings{Replicas: 1, AckWait: cmp.Or(o.AckWait, bus.DefaultAckWait)})
 }
 
-// Stop ends the server and waits for it.
-func (s *Server) Stop() {
+// listen lets clients in.
+func (s *run) listen(address string) error {
+	done := make(chan struct{})
+	s.NATS.AcceptLoop(done)
+	<-done
+	if s.NATS.Addr() == nil {
+		return fmt.Errorf("embedded NATS does not listen on %s: is the address taken?", address)
+	}
+	return nil
+}
+
+// close records what was acknowledged last, ends the server and waits for it.
+func (s *run) close() {
+	s.stop()
+	if s.NATS != nil {
+		if err := s.writeManifest(); err != nil {
+			s.log.Error("what was acknowledged last is not recorded", "error", err)
+		}
+	}
+	s.end()
+}
+
+// end waits for the end of the server, however long it takes: two servers on one
+// store would destroy it.
+func (s *run) end() {
 	if s.NATS != nil {
 		s.NATS.Shutdown()
 		s.NATS.WaitForShutdown()
+		s.NATS = nil
 	}
-	_ = s.lock.Unlock() // the kernel does it anyway
 }
 
-func configure(inv *inventory.Inventory, store string, key []byte) (*server.Options, error) {
+func configure(inv *inventory.Inventory, store string) (*server.Options, error) {
 	host, port, err := net.SplitHostPort(inv.NATS.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("nats.listen: %w", err)
@@ -127,63 +207,16 @@ func configure(inv *inventory.Inventory, store string, key []byte) (*server.Opti
 	}
 	options.ServerName, options.Host, options.Port, options.NoSigs = "pawl", host, number, true
 	options.JetStream, options.StoreDir, options.SyncAlways = true, store, true
-	options.JetStreamCipher, options.JetStreamKey = server.ChaCha, string(key)
-	options.MaxPayload = 1 << 20
+	options.MaxPayload, options.JetStreamMaxStore = 1<<20, unlimited
 	return options, nil
 }
 
-// recovered compares the streams on disk with those the server found, before
-// anything is created: creating a stream that could not be decrypted deletes it.
-func (s *Server) recovered(store string) error {
-	account, err := s.NATS.LookupAccount(bus.Account)
-	if err != nil {
-		return fmt.Errorf("embedded NATS: %w", err)
-	}
-	onDisk, err := os.ReadDir(filepath.Join(store, "jetstream", account.Name, "streams"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("embedded NATS: %w", err)
-	}
-	found, err := s.NATS.JszAccount(&server.JSzOptions{Account: account.Name, Streams: true})
-	if err != nil {
-		return fmt.Errorf("embedded NATS: %w", err)
-	}
-	var missing []string
-	for _, d := range onDisk {
-		if slices.ContainsFunc(found.Streams, func(s server.StreamDetail) bool { return s.Name == d.Name() }) {
-			continue
-		}
-		if path := filepath.Join(store, "jetstream", account.Name, "streams", d.Name()); unfinished(path) {
-			if err := os.RemoveAll(path); err != nil {
-				return fmt.Errorf("embedded NATS: %w", err)
-			}
-			continue
-		}
-		missing = append(missing, d.Name())
-	}
-	if len(missing) > 0 {
-		slices.Sort(missing)
-		return fmt.Errorf("embedded NATS could not read the streams %v in %s: nothing was changed; restore the store or its key before starting", missing, store)
-	}
-	return nil
+// natsLog hands the server's warnings and errors to slog, and to failed those that
+// tell of a store that failed.
+type natsLog struct {
+	log    *slog.Logger
+	failed func(line string)
 }
-
-// unfinished reports whether a stream's directory is what a server leaves that
-// was killed while it created the stream: no message was ever stored there.
-func unfinished(stream string) bool {
-	blocks, err := filepath.Glob(filepath.Join(stream, "msgs", "*.blk"))
-	for _, b := range blocks {
-		if info, statErr := os.Stat(b); statErr != nil || info.Size() > 0 {
-			return false
-		}
-	}
-	return err == nil
-}
-
-// natsLog hands the server's warnings and errors to slog.
-type natsLog struct{ log *slog.Logger }
 
 func (l natsLog) say(level slog.Level, format string, args []any) {
 	l.log.Log(context.Background(), level, "nats: "+fmt.Sprintf(format, args...))
@@ -192,5 +225,10 @@ func (l natsLog) Noticef(format string, args ...any) { l.say(slog.LevelDebug, fo
 func (l natsLog) Debugf(format string, args ...any)  {}
 func (l natsLog) Tracef(format string, args ...any)  {}
 func (l natsLog) Warnf(format string, args ...any)   { l.say(slog.LevelWarn, format, args) }
-func (l natsLog) Errorf(format string, args ...any)  { l.say(slog.LevelError, format, args) }
-func (l natsLog) Fatalf(format string, args ...any)  { l.say(slog.LevelError, format, args) }
+func (l natsLog) Errorf(format string, args ...any) {
+	l.say(slog.LevelError, format, args)
+	if line := fmt.Sprintf(format, args...); tellsOfFailure(line) {
+		l.failed(line)
+	}
+}
+func (l natsLog) Fatalf(format string, args ...any) { l.say(slog.LevelError, format, args) }

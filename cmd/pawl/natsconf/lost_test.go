@@ -1,6 +1,7 @@
 package natsconf
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,9 +12,9 @@ import (
 	"pawl.dev/internal/saga"
 )
 
-// TestServerWithAnotherStoreKeyLosesNothing: such a server comes up as if it were
-// new, and would delete what it cannot read when its streams are made again.
-func TestServerWithAnotherStoreKeyLosesNothing(t *testing.T) {
+// TestServerWithoutItsStoreLosesNothing: a server on an empty volume comes up as if it
+// were new.
+func TestServerWithoutItsStoreLosesNothing(t *testing.T) {
 	i := install(t)
 	s := i.serve()
 	i.mustProvision()
@@ -23,14 +24,13 @@ func TestServerWithAnotherStoreKeyLosesNothing(t *testing.T) {
 	s.Shutdown()
 	s.WaitForShutdown()
 
-	key := filepath.Join(i.opts.Out, i.node.Name, "store-key.conf")
-	if err := os.Rename(key, key+".right"); err != nil {
+	data := filepath.Join(i.opts.Out, i.node.Name, "data")
+	if err := os.Rename(data, data+".right"); err != nil {
 		t.Fatal(err)
 	}
-	i.write() // makes another
 	s = i.serve()
 	err := i.provision()
-	for _, want := range []string{bus.StreamLog, "is not here any more", "nothing was made in its place", "store key", "delete " + provision.Record(i.inv)} {
+	for _, want := range []string{bus.StreamLog, "is not here any more", "nothing was made in its place", "volume", "delete " + provision.Record(i.inv)} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v lacks %q", err, want)
 		}
@@ -38,13 +38,35 @@ func TestServerWithAnotherStoreKeyLosesNothing(t *testing.T) {
 	s.Shutdown()
 	s.WaitForShutdown()
 
-	if err := os.Rename(key+".right", key); err != nil {
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(data+".right", data); err != nil {
 		t.Fatal(err)
 	}
 	i.serve()
 	i.mustProvision()
 	if log, err := i.join(saga.Scheduler).ReadNewest(t.Context(), "c"); err != nil || len(log.Records) != 1 {
 		t.Errorf("%v, %v", log, err)
+	}
+}
+
+// TestConfigurationOfAnEncryptedServerIsNotReplaced: without its key the server would
+// lose its streams.
+func TestConfigurationOfAnEncryptedServerIsNotReplaced(t *testing.T) {
+	for name, file := range map[string]string{"nats.conf": "jetstream {\n  cipher: chachapoly\n  include \"store-key.conf\"\n}\n", "store-key.conf": "key: \"00\"\n"} {
+		i := install(t)
+		path := filepath.Join(i.opts.Out, i.node.Name, name)
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := contents(t, i.opts.Out)
+		if _, err := Write(i.inv, i.opts); err == nil || !strings.Contains(err.Error(), "From an encrypted store to a plain one") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if after := contents(t, i.opts.Out); !maps.Equal(before, after) {
+			t.Errorf("%s: something was written", name)
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package natsconf writes what a stock nats-server needs to be the bus: a
-// configuration with Pawl's users and their permissions, a store key, and the
-// certificates of servers and users.
+// configuration with Pawl's users and their permissions, and the certificates of
+// servers and users.
 package natsconf
 
 import (
@@ -79,7 +79,7 @@ func Write(inv *inventory.Inventory, o Options) (written []string, err error) {
 	w := &writer{}
 	accounts, err := bus.Accounts(inv)
 	if err == nil {
-		err = o.keepsStreams()
+		err = errors.Join(o.keepsStreams(), o.keepsEncrypted())
 	}
 	if err != nil {
 		return nil, err
@@ -97,9 +97,6 @@ func Write(inv *inventory.Inventory, o Options) (written []string, err error) {
 		n.Host = cmp.Or(n.Host, n.Name)
 		dir := filepath.Join(o.Out, n.Name)
 		if err := w.certificatesOf(a, dir, n); err != nil {
-			return w.written, err
-		}
-		if err := w.storeKey(filepath.Join(dir, "store-key.conf")); err != nil {
 			return w.written, err
 		}
 		text, err := configuration(n, o, accounts)
@@ -134,6 +131,26 @@ func (o Options) keepsStreams() error {
 	}
 	return nil
 }
+
+// keepsEncrypted refuses to configure a server without the key that its store is
+// encrypted with: it would not find its streams, and delete them as they are made.
+func (o Options) keepsEncrypted() error {
+	for _, n := range o.Nodes {
+		dir := filepath.Join(o.Out, n.Name)
+		text, err := os.ReadFile(filepath.Join(dir, "nats.conf"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		_, keyed := os.Stat(filepath.Join(dir, "store-key.conf"))
+		if encrypts.Match(text) || keyed == nil {
+			return fmt.Errorf("%s configures a server that encrypts its store: without the key it would lose its streams; nothing was written. Fix: move them as docs/nats.md says, \"From an encrypted store to a plain one\"", dir)
+		}
+	}
+	return nil
+}
+
+// encrypts finds what has nats-server encrypt its store.
+var encrypts = regexp.MustCompile(`(?m)^[^#\n]*\b(cipher|crypto|encryption_key|ek)\s*[:=]`)
 
 //go:embed nats.conf.tmpl
 var confText string

@@ -23,7 +23,7 @@ func events() (all []saga.Event) {
 			all = append(all, s.Emits, s.Fails)
 		}
 	}
-	all = append(all, saga.Requested, saga.TimedOut)
+	all = append(append(all, saga.Requested), saga.Reversals...)
 	slices.Sort(all)
 	return slices.DeleteFunc(slices.Compact(all), func(e saga.Event) bool { return e == "" })
 }
@@ -42,21 +42,20 @@ func publications() (all []attempt) {
 		may("$JS.API.CONSUMER.INFO."+name, k.Owner, bus.Operator)
 		may("$JS.API.CONSUMER.MSG.NEXT."+name, k.Owner)
 		may("$JS.ACK."+name+".1.1.1.1.1", k.Owner)
-		for _, act := range []string{"CREATE", "DURABLE.CREATE", "DELETE", "PAUSE", "RESET", "UNPIN", "LEADER.STEPDOWN"} {
+		may("$JS.API.CONSUMER.RESET."+name, k.Owner) // after a step of the clock
+		for _, act := range []string{"CREATE", "DURABLE.CREATE", "DELETE", "PAUSE", "UNPIN", "LEADER.STEPDOWN"} {
 			may("$JS.API.CONSUMER." + act + "." + name)
 		}
 		may("$JS.API.CONSUMER.CREATE." + name + ".pawl.x")
 	}
-	// Whoever reads a whole stream by a consumer of its own.
-	watched := []string{bus.StreamLog, bus.StreamNote, bus.StreamAnswer, bus.StreamAudit, bus.StreamAlert, bus.StreamAlarm, bus.StreamDead}
 	// Who reads a stream, message by message.
 	readers := map[string][]string{
 		bus.StreamLog: append([]string{bus.Operator}, saga.Services...), bus.StreamNote: {saga.Auditor, bus.Operator}, bus.StreamAudit: {saga.Auditor, bus.Operator},
 		bus.StreamAlarm: {saga.Scheduler, bus.Operator}, bus.StreamTimer: {saga.Scheduler, bus.Operator},
-		bus.StreamAnswer: {bus.Operator}, bus.StreamDead: {bus.Operator}, bus.StreamAlert: {bus.Operator}, bus.StreamEvidence: {bus.Operator},
+		bus.StreamAnswer: {bus.Operator}, bus.StreamDead: {bus.Operator}, bus.StreamAlert: {bus.Operator}, bus.StreamEvidence: {bus.Operator}, bus.StreamLive: {bus.Operator},
 	}
 	described := map[string][]string{ // to whom its name and subjects are told, beside its readers
-		bus.StreamSealed: sealed.Recipients, bus.StreamEvidence: {saga.DBRotator}, bus.StreamNote: saga.Services,
+		bus.StreamSealed: sealed.Recipients, bus.StreamEvidence: {saga.DBRotator}, bus.StreamNote: saga.Services, bus.StreamLive: saga.Services,
 	}
 	for _, s := range bus.Streams(bus.Settings{}) {
 		for _, act := range []string{"CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "MSG.GET", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE"} {
@@ -66,26 +65,30 @@ func publications() (all []attempt) {
 				owners = []string{saga.DBRotator}
 			case "MSG.GET." + bus.StreamLog:
 				owners = saga.Services
+			case "SNAPSHOT." + s.Name:
+				if slices.Contains(bus.BackedUp, s.Name) {
+					owners = []string{bus.Backup}
+				}
 			}
 			may("$JS.API.STREAM."+act+"."+s.Name, owners...)
 		}
 		may("$JS.SNAPSHOT.RESTORE." + s.Name + ".x")
-		may("$JS.API.STREAM.INFO."+s.Name, slices.Concat(readers[s.Name], described[s.Name])...)
+		var copies []string
+		if slices.Contains(bus.BackedUp, s.Name) {
+			copies = []string{bus.Backup}
+		}
+		may("$JS.SNAPSHOT.ACK."+s.Name+".x.1.1", copies...)
+		// The scheduler tells how full each is.
+		may("$JS.API.STREAM.INFO."+s.Name, slices.Concat(readers[s.Name], described[s.Name], copies, []string{saga.Scheduler})...)
 		may("$JS.API.DIRECT.GET."+s.Name, readers[s.Name]...)
 		may("$JS.API.DIRECT.GET."+s.Name+".pawl.x", readers[s.Name]...)
 		may("$JS.API.CONSUMER.CREATE." + s.Name)
-		var own []string
-		if slices.Contains(watched, s.Name) {
-			own = append(own, bus.Operator)
+		may("$JS.API.CONSUMER.INFO."+s.Name+".mine", bus.Operator)
+		for _, act := range []string{"CREATE", "DELETE", "MSG.NEXT"} {
+			may("$JS.API.CONSUMER." + act + "." + s.Name + ".mine")
 		}
-		if s.Name == bus.StreamAudit {
-			own = append(own, saga.Auditor)
-		}
-		may("$JS.API.CONSUMER.CREATE."+s.Name+".mine", own...)
-		may("$JS.API.CONSUMER.DELETE."+s.Name+".mine", append(own, bus.Operator)...)
-		may("$JS.API.CONSUMER.INFO."+s.Name+".mine", append(own, bus.Operator)...)
-		may("$JS.API.CONSUMER.MSG.NEXT."+s.Name+".mine", append(own, bus.Operator)...)
 	}
+	everybody := append([]string{bus.Operator}, saga.Services...)
 	for _, to := range saga.Services {
 		may("pawl.sealed."+c+"."+r+"."+to, saga.DBRotator)
 		var reads []string
@@ -93,30 +96,39 @@ func publications() (all []attempt) {
 			reads = []string{to}
 		}
 		may("$JS.API.DIRECT.GET."+bus.StreamSealed+".pawl.sealed."+c+"."+r+"."+to, reads...)
-		may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.StartedSubject(to), to, saga.Auditor, bus.Operator)
+		may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.StartedSubject(to), everybody...)
+		may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.NoteSubject(to), saga.Auditor, bus.Operator)
+		may("$JS.API.DIRECT.GET."+bus.StreamLive+"."+bus.LiveSubject(to), everybody...)
+		may(bus.LiveSubject(to), to)
+		may(bus.HealthSubject(to), everybody...)
+		may(bus.HealthAnswerSubject(saga.Verifier, to, "x"))
 		may(bus.NoteSubject(to), to)
 		may(bus.StartedSubject(to), to)
 		may(bus.DeadSubject(to), to)
 		may(bus.CheckSubject(to, c), saga.Scheduler, bus.Operator)
 		may(bus.ExamineSubject(to, c), bus.Operator)
 		may(bus.WakeSubject(to, c), saga.Scheduler)
-		if to != saga.Scheduler { // who asks services, and is answered
-			may(bus.InboxPrefix(to) + ".x.y")
-		}
 	}
 	may(bus.NoteSubject(bus.Operator), bus.Operator)
+	may(bus.RestoredSubject(c), saga.DBRotator)
+	may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.RestoredSubject(c), append([]string{bus.Operator}, saga.Services...)...)
 	may(bus.RequestSubject(c), bus.Requester, bus.Operator)
+	may(bus.AskedSubject(bus.Requester, c)) // the server's alone
 	may(bus.AlertSubject("siem"), bus.Requester, bus.Operator, saga.Scheduler)
 	may(bus.EmergencySubject(c), bus.Operator)
 	may(bus.AnswerSubject("x"), saga.Scheduler)
+	may(bus.RefusedSubject("x"), saga.Scheduler)
 	may(bus.AlarmSubject(c, "x"), saga.Scheduler)
 	may(bus.EvidenceSubject(c, r, "n", "x"), saga.DBRotator, bus.Operator)
+	may(bus.WaitingSubject(c), saga.Scheduler)
+	may(bus.OperatorSubject, saga.Scheduler)
+	may("pawl.operator.key.x", saga.Scheduler) // where the server tells it the operator's key
 	may("pawl.audit.record.1", saga.Auditor)
 	may("pawl.something.new")
-	may(bus.InboxPrefix(saga.Scheduler)+".x.y", saga.Services...)
-	may(bus.InboxPrefix(bus.Operator)+".x.y", saga.Services...)
-	may("_INBOX.x", saga.Scheduler)
-	may("_R_.x", saga.Scheduler)
+	for _, user := range bus.Users {
+		may(bus.InboxPrefix(user) + ".x.y")
+	}
+	may("_R_.x", saga.Services...) // what they are asked, they answer there
 	may("$JS.API.INFO", bus.Operator)
 	may("$JS.API.STREAM.LIST", bus.Operator)
 	for _, subject := range []string{"$JS.API.STREAM.NAMES", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE", "$JS.API.ACCOUNT.PURGE.PAWL", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.PAWL.INFO", "$SYS.REQ.USER.INFO"} {
@@ -138,13 +150,20 @@ func subscriptions() (all []attempt) {
 	for _, service := range saga.Services {
 		may(bus.CheckSubject(service, "*"), service)
 		may(bus.ExamineSubject(service, "*"), service)
+		may(bus.LiveSubject(service), service)
+		may(bus.HealthSubject(service), service)
+		may(bus.HealthAnswerSubject(service, "*", "*"), service)
 	}
 	may("pawl.rotation.>", bus.Operator, saga.Auditor)
 	may("pawl.note.*", bus.Operator, saga.Auditor)
+	may("pawl.audit.>", bus.Operator, saga.Auditor)
 	may("pawl.answer.*", bus.Operator, saga.Scheduler)
+	may(bus.RefusedSubject("*"), saga.Scheduler)
 	may("pawl.request.*", saga.Scheduler)
+	may(bus.AskedSubject("*", "*"), saga.Scheduler)
 	may("pawl.emergency.*", saga.Scheduler)
-	for _, subject := range []string{">", "*", "*.>", "pawl.>", "pawl.sealed.>", "pawl.sealed.*.*.verifier", "pawl.evidence.>", "pawl.timer.>", "pawl.alert.*", "pawl.dead.*", "pawl.audit.>", "pawl.alarm.>", "_INBOX_*.>", "$JS.>", "$JS.ACK.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>", "$KV.>"} {
+	may("pawl.operator.key.*", saga.Scheduler)
+	for _, subject := range []string{">", "*", "*.>", "pawl.>", "pawl.sealed.>", "pawl.sealed.*.*.verifier", "pawl.evidence.>", "pawl.timer.>", "pawl.alert.*", "pawl.dead.*", "pawl.live.*", "pawl.health.>", "pawl.alarm.>", "_INBOX_*.>", "$JS.>", "$JS.ACK.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>", "$KV.>"} {
 		may(subject)
 	}
 	return all

@@ -95,93 +95,11 @@ func TestHeadersGiveNoRights(t *testing.T) {
 	}
 }
 
-// TestAnswersOfTheServerAreNobodysMessages: who asks the server has it answer on
-// any subject, his own or not.
-func TestAnswersOfTheServerAreNobodysMessages(t *testing.T) {
-	t.Run("the requester's stay with him", func(t *testing.T) {
-		i, _ := begun(t)
-		requester := i.join(bus.Requester)
-		for n, reply := range []string{bus.EmergencySubject("c"), bus.LogSubject("c", "r1", saga.Completed), "pawl.sealed.c.r1.verifier", bus.DeadlineSubject("c"), "pawl.audit.x", bus.NoteSubject(saga.Verifier)} {
-			m := &nats.Msg{Subject: bus.RequestSubject("c"), Reply: reply, Data: []byte{byte('0' + n)}}
-			if err := requester.NATS.PublishMsg(m); err != nil {
-				t.Fatal(err)
-			}
-		}
-		// One more, of which the answer comes: those before it have been answered.
-		if _, err := requester.JetStream.Publish(t.Context(), bus.RequestSubject("c"), nil); err != nil {
-			t.Fatal(err)
-		}
-		for _, stream := range bus.Streams(bus.Settings{}) {
-			want := map[string]int{bus.StreamRequest: 1, bus.StreamLog: 1}[stream.Name]
-			if got := i.stored(stream.Name); len(got) != want {
-				t.Errorf("%s holds %v", stream.Name, got)
-			}
-		}
-	})
-	t.Run("a service's are no events", func(t *testing.T) {
-		i, _ := begun(t)
-		restarter := i.join(saga.Restarter)
-		pull := "$JS.API.CONSUMER.MSG.NEXT." + bus.StreamTimer + "." + saga.Restarter
-		if err := restarter.NATS.PublishRequest(pull, bus.LogSubject("c", "r1", saga.Verified), []byte(`{"batch":1,"no_wait":true}`)); err != nil {
-			t.Fatal(err)
-		}
-		await(t, func() bool { return len(i.stored(bus.StreamLog)) == 2 })
-		log, err := restarter.ReadNewest(t.Context(), "c")
-		if err == nil || !strings.Contains(err.Error(), "verified (sequence 2) was not appended by Pawl") {
-			t.Errorf("%v, %v", log, err)
-		}
-	})
-	t.Run("what a service stored is no event when the server reads it out", func(t *testing.T) {
-		i, seq := begun(t)
-		restarter := i.join(saga.Restarter)
-		// Everything of an event of the verifier's but the compare-and-set, of which
-		// the server of the notes would not take the right number.
-		forged := nats.Header{jetstream.MsgIDHeader: {"c/r1/verified"}, "Content-Type": {"application/protobuf"}}
-		if _, err := restarter.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: bus.StartedSubject(saga.Restarter), Header: forged}); err != nil {
-			t.Fatal(err)
-		}
-		right := nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"1"}, jetstream.ExpectedLastSubjSeqSubjHeader: {"pawl.rotation.c.>"}}
-		if _, err := restarter.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: bus.StartedSubject(saga.Restarter), Header: right}); err == nil || seq != 1 {
-			t.Errorf("the notes took the number of the log (%d): %v", seq, err)
-		}
-		get := "$JS.API.DIRECT.GET." + bus.StreamNote + "." + bus.StartedSubject(saga.Restarter)
-		if err := restarter.NATS.PublishRequest(get, bus.LogSubject("c", "r1", saga.Verified), nil); err != nil {
-			t.Fatal(err)
-		}
-		await(t, func() bool { return len(i.stored(bus.StreamLog)) == 2 })
-		if log, err := restarter.ReadNewest(t.Context(), "c"); err == nil {
-			t.Errorf("the forged event was read: %v", log)
-		}
-	})
-	t.Run("nobody answers for another on a subject of the log", func(t *testing.T) {
-		i, _ := begun(t)
-		answered := make(chan error, 1)
-		if _, err := i.join(saga.DBRotator).NATS.Subscribe(bus.CheckSubject(saga.DBRotator, "*"), func(m *nats.Msg) { answered <- bus.Respond(m, &pawlv1.Findings{}) }); err != nil {
-			t.Fatal(err)
-		}
-		operator := i.join(bus.Operator)
-		await(t, func() bool {
-			if err := operator.NATS.PublishRequest(bus.CheckSubject(saga.DBRotator, "c"), bus.LogSubject("c", "r1", saga.Staged), nil); err != nil {
-				t.Fatal(err)
-			}
-			select {
-			case err := <-answered:
-				if err == nil || !strings.Contains(err.Error(), "no inbox") {
-					t.Errorf("%v", err)
-				}
-				return true
-			case <-time.After(100 * time.Millisecond):
-				return false
-			}
-		})
-	})
-}
-
 // TestStockClientOfTheRequesterIsAnswered: from another account than Pawl's.
 func TestStockClientOfTheRequesterIsAnswered(t *testing.T) {
 	i, _ := begun(t)
 	scheduler, requester := i.join(saga.Scheduler), i.join(bus.Requester)
-	asked, err := scheduler.NATS.SubscribeSync("pawl.request.*")
+	asked, err := scheduler.NATS.SubscribeSync(bus.AskedSubject(bus.Requester, "*"))
 	if err == nil {
 		err = scheduler.NATS.Flush()
 	}
@@ -211,7 +129,7 @@ func TestStockClientOfTheRequesterIsAnswered(t *testing.T) {
 		}
 		got = append(got, string(m.Data))
 	}
-	if all := strings.Join(got, " "); !strings.Contains(all, "PAWL_REQUEST") || !strings.Contains(all, "accepted") {
+	if all := strings.Join(got, " "); !strings.Contains(all, bus.StreamAsked) || !strings.Contains(all, "accepted") {
 		t.Errorf("got %s", all)
 	}
 }

@@ -3,7 +3,6 @@
 package provision
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -16,9 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"pawl.dev/cmd/pawl/store"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 )
@@ -47,6 +46,9 @@ var errLost = errors.New("was made here and is not here any more")
 // having another volume or another key than before, deletes it for good when a
 // stream of that name is made.
 func Server(ctx context.Context, o Options) error {
+	if err := CheckRestored(o.Inventory); err != nil {
+		return err
+	}
 	wait := cmp.Or(o.Wait, DefaultWait)
 	limited, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -60,7 +62,7 @@ func Server(ctx context.Context, o Options) error {
 	defer tick.Stop()
 	var last error
 	for {
-		err := once(limited, connect, Record(o.Inventory), settings)
+		err := once(limited, connect, Record(o.Inventory), settings, o.Log)
 		if err == nil || final(err) {
 			return err
 		}
@@ -87,7 +89,7 @@ func final(err error) bool {
 		errors.As(err, &refused) && refused.ErrorCode == errNoCluster
 }
 
-func once(ctx context.Context, connect bus.ConnectOptions, record string, settings bus.Settings) error {
+func once(ctx context.Context, connect bus.ConnectOptions, record string, settings bus.Settings, log *slog.Logger) error {
 	b, err := bus.Connect(connect)
 	if err != nil {
 		return err
@@ -95,7 +97,7 @@ func once(ctx context.Context, connect bus.ConnectOptions, record string, settin
 	defer b.NATS.Close()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // an election in the middle
 	defer cancel()
-	made, err := readRecord(record)
+	made, err := store.ReadManifest(record)
 	if err != nil {
 		return err
 	}
@@ -107,13 +109,16 @@ func once(ctx context.Context, connect bus.ConnectOptions, record string, settin
 	if err := names.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
 		return fmt.Errorf("list the streams: %w", err)
 	}
-	lost := slices.DeleteFunc(slices.Clone(made), func(name string) bool { return slices.Contains(there, name) })
+	lost := slices.DeleteFunc(made.Names(), func(name string) bool { return slices.Contains(there, name) })
 	if len(lost) > 0 {
-		return fmt.Errorf("%s on %s %w: nothing was made in its place. Give the server back its volume and its store key; where that cannot be done and Pawl is to begin anew, with every credential to be adopted again, delete %s",
+		return fmt.Errorf("%s on %s %w: nothing was made in its place. Fix: give the server back its volume, or restore a backup. Without either, delete %s to begin again, and adopt every credential again",
 			listed(lost), b.NATS.ConnectedUrlRedacted(), errLost, record)
 	}
-	if err := writeRecord(record, made); err != nil {
+	if err := made.Write(record); err != nil {
 		return err // before anything is made
+	}
+	if err := TellAltered(ctx, b, log); err != nil {
+		return err
 	}
 	if err := bus.Provision(ctx, b.JetStream, settings); err != nil {
 		if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == errNoCluster {
@@ -123,9 +128,18 @@ func once(ctx context.Context, connect bus.ConnectOptions, record string, settin
 	}
 	made = nil
 	for _, s := range bus.Streams(settings) {
-		made = append(made, s.Name)
+		made = append(made, store.Known{Name: s.Name})
 	}
-	return writeRecord(record, made)
+	return made.Write(record)
+}
+
+// TellAltered logs what provisioning is about to set back.
+func TellAltered(ctx context.Context, b *bus.Bus, log *slog.Logger) error {
+	told, err := bus.Alterations(ctx, b.JetStream)
+	for _, what := range told {
+		log.Error(what + "; it is set back. See docs/runbooks/altered.md")
+	}
+	return err
 }
 
 // listed names a few of them.
@@ -139,33 +153,18 @@ func listed(names []string) string {
 // Record is the file that tells which streams have been made.
 func Record(inv *inventory.Inventory) string { return filepath.Join(inv.DataDir, "streams-made") }
 
-func readRecord(path string) (streams []string, err error) {
-	raw, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	for line := range strings.Lines(string(raw)) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			streams = append(streams, line)
-		}
-	}
-	return streams, nil
-}
+// Restoring is the file that lies in data_dir while a restore is under way. What
+// is on the server, or in data_dir, is then not whole.
+func Restoring(inv *inventory.Inventory) string { return filepath.Join(inv.DataDir, "restoring") }
 
-const recordHead = `# The streams that Pawl has made on its NATS. Where one of these is missing there,
-# none is made in its place: the server has lost its store or its key. See docs/nats.md.
-`
-
-func writeRecord(path string, streams []string) error {
-	text := []byte(recordHead + strings.Join(streams, "\n") + "\n")
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, text) {
+// CheckRestored returns an error if a restore was begun and has not ended.
+func CheckRestored(inv *inventory.Inventory) error {
+	_, err := os.Stat(Restoring(inv))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	case err != nil:
 		return fmt.Errorf("data_dir: %w", err)
 	}
-	if err := renameio.WriteFile(path, text, 0o600); err != nil {
-		return fmt.Errorf("data_dir: what is made on the NATS server is recorded here: %w", err)
-	}
-	return nil
+	return fmt.Errorf("%s: `pawl restore` was begun and did not end, so the streams are not whole. Run it again: it begins from the start", Restoring(inv))
 }

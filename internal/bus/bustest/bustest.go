@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/condition"
 	"pawl.dev/internal/inventory"
 )
 
@@ -28,6 +29,7 @@ import (
 type Server struct {
 	URL  string
 	dir  string
+	nats *server.Server // nil in a process of its own
 	stop func()
 }
 
@@ -40,18 +42,40 @@ func Start(t *testing.T) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-	s.URL = nats.ClientURL()
+	s.URL, s.nats = nats.ClientURL(), nats
 	return s
+}
+
+// ReplaceKey gives a user another key, by a reload of the server's configuration.
+func (s *Server) ReplaceKey(t *testing.T, user string) {
+	t.Helper()
+	if err := os.Remove(s.SeedFile(user)); err != nil {
+		t.Fatal(err)
+	}
+	options, err := configure(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Port = s.nats.Addr().(*net.TCPAddr).Port
+	if err := s.nats.ReloadOptions(options); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Connect joins as one of bus.Users, until the test ends.
 func (s *Server) Connect(t *testing.T, user string) *bus.Bus {
 	t.Helper()
+	return s.ConnectWith(t, user, nil)
+}
+
+// ConnectWith is Connect for a user that tells of full streams.
+func (s *Server) ConnectWith(t *testing.T, user string, conditions *condition.Set) *bus.Bus {
+	t.Helper()
 	seed, err := bus.LoadSeed(bus.SeedFile(at(s.dir), user))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := bus.Connect(bus.ConnectOptions{URL: s.URL, User: user, Seed: seed})
+	b, err := bus.Connect(bus.ConnectOptions{URL: s.URL, User: user, Seed: seed, Conditions: conditions})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +129,17 @@ func StartProcess(t *testing.T, dir string) *Server {
 	}
 	s.URL = lines.Text()
 	return s
+}
+
+// FreeAddress is one on loopback where nobody listens at this moment.
+func FreeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // Kill sends SIGKILL to the server's process, and waits for its end.
@@ -208,6 +243,7 @@ func configure(dir string) (*server.Options, error) {
 	}
 	options.Host, options.Port, options.NoSigs, options.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
 	options.JetStream, options.StoreDir, options.SyncAlways = true, filepath.Join(dir, "nats"), true
+	options.JetStreamMaxStore = 1 << 50 // whatever the disk has: the limits of all streams fit
 	options.JetStreamCipher, options.JetStreamKey = server.ChaCha, "a key for tests"
 	return options, err
 }

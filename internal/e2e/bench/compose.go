@@ -115,8 +115,14 @@ func (l *layout) rotate(ctx context.Context, s *compose.Stack, dir string) error
 		return err
 	}
 	defer b.NATS.Close()
-	// A consumer, since a subscription would hear of events before they are stored.
-	consumer, err := b.JetStream.OrderedConsumer(ctx, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+	listener, err := s.Join(ctx, bus.Provisioner, filepath.Join(dir, onServersName(l.Servers)+"-listens"))
+	if err != nil {
+		return err
+	}
+	defer listener.NATS.Close()
+	// A consumer, since a subscription would hear of events before they are stored;
+	// only the provisioner may make one.
+	consumer, err := listener.JetStream.OrderedConsumer(ctx, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func main() {
 	flag.IntVar(&o.counted, "counted", 20, "rotations in which ALTERs, logins and messages are counted")
 	flag.IntVar(&o.credentials, "credentials", 1000, "credentials in pawl.yaml where memory is measured, at least 50; 0: leave that out")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of `pawl up` under load to this file")
-	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, compose, emergency, schedule or memory")
+	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, compose, emergency, schedule, growth or memory")
 	flag.StringVar(&o.up, "up", "", "be `pawl up` with this pawl.yaml, profiled; the bench starts itself so")
 	flag.Parse()
 
@@ -105,6 +105,10 @@ func bench(ctx context.Context, o options) (err error) {
 		{"compose", func(dir string) (err error) { r.stacks, err = measureCompose(ctx, dir); return err }},
 		{"emergency", func(dir string) (err error) { r.emergency, err = r.measureEmergency(ctx, b, dir); return err }},
 		{"schedule", func(dir string) (err error) { r.schedule, err = measureSchedule(ctx, dir); return err }},
+		{"growth", func(dir string) (err error) {
+			r.growth, err = measureGrowth(ctx, b, server, dir, o.counted)
+			return err
+		}},
 		{"memory", func(dir string) (err error) {
 			r.memory, err = measureMemory(ctx, b, server, dir, o.credentials)
 			return err

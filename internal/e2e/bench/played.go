@@ -65,7 +65,7 @@ func play(ctx context.Context, t *town) (p *played, err error) {
 			return nil, err
 		}
 	}
-	if p.reader, err = t.connect(bus.Operator); err != nil {
+	if p.reader, err = t.connect(bus.Provisioner); err != nil {
 		return nil, err
 	}
 	consumer, err := p.reader.JetStream.OrderedConsumer(ctx, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})

@@ -29,6 +29,7 @@ type report struct {
 	stacks      *stacks
 	emergency   *emergency
 	schedule    *schedules
+	growth      *growth
 	memory      *memory
 	warnings    int64
 	auditBehind uint64
@@ -87,7 +88,7 @@ func (r *report) write(w io.Writer) error {
 	return document.Execute(w, map[string]any{
 		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
 		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
-		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "K": r.stacks, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "K": r.stacks, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "G": r.growth, "Credentials": yearCredentials, "Every": yearDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
 	})
 }
 
@@ -206,8 +207,9 @@ func (r *report) whereTables() map[string][]string {
 }
 
 var document = template.Must(template.New("report").Funcs(template.FuncMap{
-	"mb": func(bytes int64) string { return fmt.Sprintf("%.0f", float64(bytes)/1e6) },
-	"ms": func(d time.Duration) string { return fmt.Sprintf("%.0f", milliseconds(d)) },
+	"mb":   func(bytes int64) string { return fmt.Sprintf("%.0f", float64(bytes)/1e6) },
+	"mega": func(bytes float64) float64 { return bytes / 1e6 },
+	"ms":   func(d time.Duration) string { return fmt.Sprintf("%.0f", milliseconds(d)) },
 }).Parse(`# Rotations beside the floor
 
 | | |
@@ -320,7 +322,15 @@ Started with {{.Overdue}} of {{.Credentials}} overdue, each rotation taking {{$.
 | warnings | {{.Warnings}} | |
 {{end}}
 A forecast of {{$.Days}} days for as many, {{.Forecast.Turns}} turns: {{ms .Forecast.Took}} ms.
-{{end}}{{with .M}}
+{{end}}{{with .G}}
+## What stays in the store
+
+{{.Rotations}} rotations one after the other, a dotenv sink, no consumer, the predecessor erased. A year is {{$.Credentials}} credentials, each rotated every {{$.Every}} days.
+
+| stream |{{range $.Strategies}} {{.}}: messages | bytes | a year MB |{{end}}
+|---|{{range $.Strategies}}---|---|---|{{end}}
+{{range $row := .Rows}}| {{.Stream}} |{{range $.Strategies}} {{printf "%.1f" (index $row.Messages .)}} | {{printf "%.0f" (index $row.Bytes .)}} | {{printf "%.0f" (mega ($row.Year .))}} |{{end}}
+{{end}}{{end}}{{with .M}}
 ## Memory and start of ` + "`pawl up`" + ` with {{.Credentials}} credentials
 
 | | resident MB | of it anonymous | peak |

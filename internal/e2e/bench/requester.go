@@ -56,12 +56,16 @@ func newRequester(ctx context.Context, s *site.Site) (*requester, error) {
 		q.heard[credential] = make(chan news, 16)
 	}
 	// A consumer, since a subscription would hear of events before they are
-	// stored.
+	// stored; only the provisioner may make one.
+	listener, err := s.Connect(bus.Provisioner)
+	if err != nil {
+		return nil, err
+	}
 	ends := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}
 	for _, e := range []saga.Event{saga.Contained, saga.Verified, saga.Completed, saga.RolledBack, saga.Erased} {
 		ends.FilterSubjects = append(ends.FilterSubjects, bus.LogSubject("*", "*", e))
 	}
-	consumer, err := client.JetStream.OrderedConsumer(ctx, bus.StreamLog, ends)
+	consumer, err := listener.JetStream.OrderedConsumer(ctx, bus.StreamLog, ends)
 	if err != nil {
 		return nil, fmt.Errorf("follow the log: %w", err)
 	}

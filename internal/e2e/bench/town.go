@@ -186,7 +186,7 @@ func (t *town) connect(user string) (*bus.Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bus.Connect(bus.ConnectOptions{User: user, Seed: seed, Server: t.nats.NATS})
+	return bus.Connect(bus.ConnectOptions{User: user, Seed: seed, Server: t.nats})
 }
 
 func (t *town) close() (err error) {

@@ -13,6 +13,7 @@ import (
 // Queries of the dashboard that find nothing in this stack, with the reason.
 var emptyHere = map[string]string{
 	"pawl_login_failures_total": "no `pawl watch-logins` runs beside the demo's servers",
+	"pawl_condition":            "nothing is wrong here, until checkMissing stops a service",
 	"pawl_schedule_turns_total": "nothing is due within the minutes of a test",
 }
 
@@ -43,6 +44,7 @@ func (s *stack) checkMissing() {
 	}
 	s.docker("stop", s.container(saga.Auditor))
 	s.ask(`absent(pawl_service{service="`+saga.Auditor+`"})`, 1)
+	s.ask(`pawl_condition{condition="service",object="`+saga.Auditor+`"} == 1`, 1)
 }
 
 // ask queries Prometheus until the result has that many parts.

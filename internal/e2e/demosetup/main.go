@@ -67,21 +67,25 @@ func setUp(config, keys, out string) error {
 		fmt.Fprintf(sql, "CREATE ROLE %s %s PASSWORD '%s';\n", role, kind, verifier.Reveal())
 		return password, err
 	}
+	of := func(service, account string) string { return filepath.Join(keys, service, "secrets", account) }
 	for _, f := range []struct {
-		path, role, kind, text string
-		owner                  int
+		paths            []string
+		role, kind, text string
+		owner            int
 	}{
-		{filepath.Join(keys, "db-rotator", "secrets", admin.User), admin.User, "LOGIN NOINHERIT", "%s\n", pawl},
-		{filepath.Join(keys, "verifier", "secrets", observer.User), observer.User, "LOGIN NOINHERIT", "%s\n", pawl},
-		{filepath.Join(out, "postgres", replicator), replicator, "LOGIN REPLICATION", "%s", postgresql},
-		{filepath.Join(out, "app", ".env"), app.Role, "LOGIN", "# Settings of the demo's application\nRUVECTOR_USER=" + app.Role + "\nRUVECTOR_PASSWORD=%s\n", pawl},
+		{[]string{of("db-rotator", admin.User)}, admin.User, "LOGIN NOINHERIT", "%s\n", pawl},
+		{[]string{of("verifier", observer.User), of("db-rotator", observer.User)}, observer.User, "LOGIN NOINHERIT", "%s\n", pawl},
+		{[]string{filepath.Join(out, "postgres", replicator)}, replicator, "LOGIN REPLICATION", "%s", postgresql},
+		{[]string{filepath.Join(out, "app", ".env")}, app.Role, "LOGIN", "# Settings of the demo's application\nRUVECTOR_USER=" + app.Role + "\nRUVECTOR_PASSWORD=%s\n", pawl},
 	} {
 		password, err := password(f.role, f.kind)
 		if err != nil {
 			return err
 		}
-		if err := give(f.path, fmt.Sprintf(f.text, password.Reveal()), f.owner); err != nil {
-			return err
+		for _, path := range f.paths {
+			if err := give(path, fmt.Sprintf(f.text, password.Reveal()), f.owner); err != nil {
+				return err
+			}
 		}
 	}
 	// Whoever renames a file needs its folder.

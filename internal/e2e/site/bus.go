@@ -2,7 +2,9 @@ package site
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -72,13 +74,14 @@ func (s *Site) Healthy(ctx context.Context, n natsconf.Node) error {
 	defer tick.Stop()
 	client := http.Client{Timeout: 2 * time.Second}
 	for {
-		answer, err := client.Get("http://" + n.Monitor + "/healthz")
+		answer, err := client.Get("http://" + n.Monitor + "/healthz?details=true")
 		if err == nil {
-			_ = answer.Body.Close() // its status is all that matters
+			text, unread := io.ReadAll(answer.Body)
+			_ = answer.Body.Close() // it was read
 			if answer.StatusCode == http.StatusOK {
 				return nil
 			}
-			err = fmt.Errorf("it answers %s", answer.Status)
+			err = errors.Join(fmt.Errorf("it answers %s: %s", answer.Status, text), unread)
 		}
 		select {
 		case <-ctx.Done():

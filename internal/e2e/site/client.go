@@ -35,7 +35,16 @@ func (s *Site) Operator() (*Client, error) {
 
 // Ask publishes a request and returns its answer.
 func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Action) (*pawlv1.Answer, error) {
-	body, err := protojson.Marshal(&pawlv1.Request{Action: action, Reason: "test", RequestedBy: "e2e"})
+	return c.ask(ctx, credential, &pawlv1.Request{Action: action, Reason: "test", RequestedBy: "e2e"})
+}
+
+// Cancel asks for the rotation to be cancelled.
+func (c *Client) Cancel(ctx context.Context, credential, rotation string) (*pawlv1.Answer, error) {
+	return c.ask(ctx, credential, &pawlv1.Request{Action: pawlv1.Action_ACTION_CANCEL, Cancels: rotation, Reason: "test", RequestedBy: "e2e"})
+}
+
+func (c *Client) ask(ctx context.Context, credential string, request *pawlv1.Request) (*pawlv1.Answer, error) {
+	body, err := protojson.Marshal(request)
 	if err != nil {
 		return nil, err
 	}
@@ -46,15 +55,16 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 	}
 	defer func() { _ = answers.Unsubscribe() }()
 	subject := bus.RequestSubject(credential)
-	if action >= pawlv1.Action_ACTION_CONTAIN {
+	switch request.GetAction() {
+	case pawlv1.Action_ACTION_CONTAIN, pawlv1.Action_ACTION_LOCK, pawlv1.Action_ACTION_UNLOCK:
 		subject = bus.EmergencySubject(credential)
 	}
-	request := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
+	message := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{jetstream.MsgIDHeader: {id}}}
 	unstored := errors.New("not published")
 	for {
 		once, cancel := context.WithTimeout(ctx, 2*time.Second)
 		if unstored != nil { // again with the same id, until it is acknowledged
-			_, unstored = c.JetStream.PublishMsg(once, request)
+			_, unstored = c.JetStream.PublishMsg(once, message)
 		}
 		m, err := answers.NextMsgWithContext(once)
 		cancel()

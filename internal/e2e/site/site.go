@@ -38,6 +38,7 @@ type Credential struct {
 	Probes   []string // SQL
 	Keep     string   // default 0s: erased at once
 	Drain    string   // default 0s: one empty look
+	Every    string   // rotate_every; default: the environment's, 90d
 	Port     uint16   // of the node as Pawl sees it; default: the server's own
 	Restart  string   // YAML of the consumer's restart; empty: no consumer
 	Consumer string   // its name; default: Name and -app
@@ -48,6 +49,7 @@ type Credential struct {
 	Nodes    []string // of the cluster main; default: every primary
 	Salted   bool     // each node has the first password under a salt of its own
 	Publish  string   // YAML of the sinks; default: the .env file
+	Database string   // default: postgres
 	Own      bool     // it is the admin of a cluster of its own, with what `pawl init --admin-sql` gives it
 }
 
@@ -302,12 +304,15 @@ credentials:
 {{- with .Nodes}}
     nodes: [{{join .}}]
 {{- end}}
-    database: postgres
+    database: {{or .Database "postgres"}}
     role: {{quote .DatabaseRole}}
     strategy: {{.Strategy}}
     drain: {{or .Drain "0s"}}
     drain_deadline: 10m
     keep: {{or .Keep "0s"}}
+{{- with .Every}}
+    rotate_every: {{.}}
+{{- end}}
 {{- with .Group}}
     group: {{.}}
 {{- end}}

@@ -44,6 +44,8 @@ const (
 	Action_ACTION_CONTAIN Action = 6
 	Action_ACTION_LOCK    Action = 7
 	Action_ACTION_UNLOCK  Action = 8
+	// Roll back the rotation under way, or withdraw a request that waits.
+	Action_ACTION_CANCEL Action = 9
 )
 
 // Enum value maps for Action.
@@ -58,6 +60,7 @@ var (
 		6: "ACTION_CONTAIN",
 		7: "ACTION_LOCK",
 		8: "ACTION_UNLOCK",
+		9: "ACTION_CANCEL",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
@@ -69,6 +72,7 @@ var (
 		"ACTION_CONTAIN":     6,
 		"ACTION_LOCK":        7,
 		"ACTION_UNLOCK":      8,
+		"ACTION_CANCEL":      9,
 	}
 )
 
@@ -154,7 +158,7 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_pawl_v1_event_proto_rawDescGZIP(), []int{1}
 }
 
-// Body of pawl.request.CREDENTIAL, with the actions 1 to 5, and of
+// Body of pawl.request.CREDENTIAL, with the actions 1 to 5 and 9, and of
 // pawl.emergency.CREDENTIAL, with 6 to 8 (an empty body there means
 // ACTION_CONTAIN).
 type Request struct {
@@ -170,7 +174,9 @@ type Request struct {
 	With []string `protobuf:"bytes,5,rep,name=with,proto3" json:"with,omitempty"`
 	// Of an emergency: somebody has broken the glass. What another emergency had
 	// issued by then was taken as well, so this one goes before it.
-	GlassBroken   bool `protobuf:"varint,6,opt,name=glass_broken,json=glassBroken,proto3" json:"glass_broken,omitempty"`
+	GlassBroken bool `protobuf:"varint,6,opt,name=glass_broken,json=glassBroken,proto3" json:"glass_broken,omitempty"`
+	// Of ACTION_CANCEL, which must name it: the rotation or the request to cancel.
+	Cancels       string `protobuf:"bytes,7,opt,name=cancels,proto3" json:"cancels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -245,6 +251,13 @@ func (x *Request) GetGlassBroken() bool {
 		return x.GlassBroken
 	}
 	return false
+}
+
+func (x *Request) GetCancels() string {
+	if x != nil {
+		return x.Cancels
+	}
+	return ""
 }
 
 // Body of pawl.answer.REQUEST: what became of a request.
@@ -735,8 +748,9 @@ type Requested struct {
 	Request     string `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	Reason      string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	RequestedBy string `protobuf:"bytes,5,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
-	// The NATS user that published the request, where the server vouches for it;
-	// empty in this version.
+	// The NATS user that published the request, as the server says: operator or
+	// requester. Empty where a schedule or an alert asked, and in logs of versions
+	// before.
 	AuthenticatedAs string `protobuf:"bytes,6,opt,name=authenticated_as,json=authenticatedAs,proto3" json:"authenticated_as,omitempty"`
 	// Pawl's counter for this credential: one more than the newest rotation's,
 	// however that one ended. It is the fencing token in the database.
@@ -938,8 +952,9 @@ type Staged struct {
 	// The database's own clock after COMMIT, by node, or, of a physical replica,
 	// after it replayed that: a session that began later used the new credential.
 	CommittedAt map[string]*timestamppb.Timestamp `protobuf:"bytes,3,rep,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// For `adopted`: the fence counter found in the database, so that Pawl's own
-	// goes on from there. 0 elsewhere.
+	// The fence counter found in the database, so that Pawl's own goes on from there:
+	// of `adopted`, and of an emergency's `staged` if the database was ahead of the
+	// log. 0 elsewhere.
 	Fence         uint64 `protobuf:"varint,4,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1003,11 +1018,14 @@ func (x *Staged) GetFence() uint64 {
 	return 0
 }
 
-// Detail of stage-failed, publish-failed, restart-failed, verify-failed and timed-out.
+// Detail of stage-failed, publish-failed, restart-failed, verify-failed, timed-out
+// and cancelled: the step that did not end, and why.
 type Failure struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Step   string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of cancelled: the request that asked for it.
+	Request       string `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1052,6 +1070,13 @@ func (x *Failure) GetStep() string {
 func (x *Failure) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Failure) GetRequest() string {
+	if x != nil {
+		return x.Request
 	}
 	return ""
 }
@@ -1914,7 +1939,7 @@ var File_pawl_v1_event_proto protoreflect.FileDescriptor
 
 const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x02\n" +
+	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n" +
 	"\aRequest\x121\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06action\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\x12+\n" +
@@ -1922,7 +1947,8 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x125\n" +
 	"\x04with\x18\x05 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10?\x18\x01\"\x15r\x132\x11^[a-z0-9-]{1,64}$R\x04with\x12!\n" +
-	"\fglass_broken\x18\x06 \x01(\bR\vglassBroken\"\xda\x01\n" +
+	"\fglass_broken\x18\x06 \x01(\bR\vglassBroken\x125\n" +
+	"\acancels\x18\a \x01(\tB\x1b\xbaH\x18r\x162\x14^([a-z0-9-]{1,64})?$R\acancels\"\xda\x01\n" +
 	"\x06Answer\x12 \n" +
 	"\arequest\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\arequest\x12\x1e\n" +
 	"\n" +
@@ -1964,9 +1990,10 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xdb\x05\n" +
-	"\tRequested\x127\n" +
-	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\x0e\xbaH\v\x82\x01\b\x10\x01 \x00 \x04 \x05R\x06action\x12\x1b\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xdd\x05\n" +
+	"\tRequested\x129\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\x10\xbaH\r\x82\x01\n" +
+	"\x10\x01 \x00 \x04 \x05 \tR\x06action\x12\x1b\n" +
 	"\x04flow\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04flow\x12\x18\n" +
 	"\arequest\x18\x03 \x01(\tR\arequest\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12!\n" +
@@ -1999,10 +2026,11 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x05fence\x18\x04 \x01(\x04R\x05fence\x1aZ\n" +
 	"\x10CommittedAtEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"G\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"a\n" +
 	"\aFailure\x12\x1b\n" +
 	"\x04step\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04step\x12\x1f\n" +
-	"\x06reason\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06reason\"\xcb\x01\n" +
+	"\x06reason\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06reason\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\tR\arequest\"\xcb\x01\n" +
 	"\x05Proof\x125\n" +
 	"\tconsumers\x18\x01 \x03(\v2\x17.pawl.v1.Proof.ConsumerR\tconsumers\x121\n" +
 	"\x06outage\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06outage\x1aX\n" +
@@ -2097,7 +2125,7 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"FiredEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01*\xb6\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01*\xc9\x01\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rACTION_ROTATE\x10\x01\x12\x10\n" +
@@ -2107,7 +2135,8 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\vACTION_PLAN\x10\x05\x12\x12\n" +
 	"\x0eACTION_CONTAIN\x10\x06\x12\x0f\n" +
 	"\vACTION_LOCK\x10\a\x12\x11\n" +
-	"\rACTION_UNLOCK\x10\b*e\n" +
+	"\rACTION_UNLOCK\x10\b\x12\x11\n" +
+	"\rACTION_CANCEL\x10\t*e\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_ACCEPTED\x10\x01\x12\x14\n" +

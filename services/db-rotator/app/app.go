@@ -37,6 +37,7 @@ func New(d service.Dependencies) (*service.Service, error) {
 		return nil, errors.New("the db-rotator needs its sealing key: `pawl init` makes it")
 	}
 	r := rotator.New(d.Sealed, d.Bus.ReadNewest)
+	r.KeepTime(d.Clock)
 	r.KeepEvidence(evidence.NewStore(d.Bus, d.Inventory.KeysDir), d.Note)
 	reconciler := rotator.NewReconciler(r, d, d.Inventory.ReconcileEvery)
 	return &service.Service{

@@ -143,7 +143,7 @@ func (a *app) back(r *service.Rotation, peers map[string]*peer) (t turn) {
 			return t // so none ever was restarted: none had all published
 		}
 	}
-	patient := time.Since(r.State.Last.At) < service.Limit(r.Step, r.Requested())/20
+	patient := r.Waited() < service.Limit(r.Step, r.Requested())/20
 	var awaited []string
 	for _, c := range r.Credential.Consumers {
 		served, later := false, ""
@@ -188,7 +188,7 @@ func (a *app) after(r *service.Rotation, p *peer) bool {
 // notYet asks again soon at first, then ever less often. People are told after
 // some seconds.
 func notYet(r *service.Rotation, why string, laggards []string) *saga.NotYet {
-	waited := time.Since(r.State.Last.At)
+	waited := r.Waited()
 	n := &saga.NotYet{Again: min(max(waited/3, 50*time.Millisecond), time.Second), Laggards: laggards}
 	if waited > 5*time.Second {
 		n.Why = fmt.Sprintf("%s turns together with others and %s", r.Credential.Name, why)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -142,7 +141,7 @@ func newStorm(t *testing.T) *storm {
 	}
 	cluster := &inventory.Cluster{Name: "main", Admin: inventory.Account{User: "pawl_admin"}}
 	s.inventory = &inventory.Inventory{Credentials: map[string]*inventory.Credential{}, Alerts: inventory.Alerts{
-		Listen: free(t), Receivers: map[string]inventory.Receiver{"am": {Kind: inventory.Alertmanager, TokenFile: file}},
+		Listen: bustest.FreeAddress(t), Receivers: map[string]inventory.Receiver{"am": {Kind: inventory.Alertmanager, TokenFile: file}},
 		Cooldown: time.Hour, Storm: inventory.Storm{Credentials: 10, Within: 10 * time.Minute}}}
 	for i := range 5 {
 		c := &inventory.Credential{Name: fmt.Sprintf("c%d", i), Role: fmt.Sprintf("c%d", i), Cluster: cluster, Strategy: inventory.Alternating}
@@ -224,7 +223,7 @@ receivers:
 	if err := os.WriteFile(filepath.Join(dir, "alertmanager.yml"), []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	address := free(s.t)
+	address := bustest.FreeAddress(s.t)
 	s.manager = "http://" + address
 	cmd := exec.Command(strings.TrimSpace(string(binary)), "--config.file="+filepath.Join(dir, "alertmanager.yml"), "--storage.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+address, "--cluster.listen-address=", "--log.level=error")
@@ -260,16 +259,6 @@ receivers:
 		case <-time.After(50 * time.Millisecond): // it tells nobody when it is up
 		}
 	}
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // post tells Alertmanager of 1,000 alerts, 200 about each login.

@@ -15,6 +15,7 @@ import (
 	"pawl.dev/services/scheduler/internal/admission"
 	"pawl.dev/services/scheduler/internal/agenda"
 	"pawl.dev/services/scheduler/internal/alarm"
+	"pawl.dev/services/scheduler/internal/fill"
 	"pawl.dev/services/scheduler/internal/timekeeper"
 	"pawl.dev/services/scheduler/internal/webhook"
 )
@@ -30,6 +31,10 @@ func New(d service.Dependencies) (*service.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	streams, err := fill.New(d)
+	if err != nil {
+		return nil, err
+	}
 	due := agenda.New(d, clerk)
 	clock := timekeeper.New(d, due)
 	end := func(_ context.Context, r *service.Rotation) (*pawlv1.Event, error) {
@@ -37,7 +42,7 @@ func New(d service.Dependencies) (*service.Service, error) {
 		if !ok {
 			return nil, errors.New("no requested event")
 		}
-		took := time.Since(began.At)
+		took := d.Clock.Since(began.At)
 		d.Metrics.RotationEnded(r.State.Flow.Name, string(r.Step.Emits), took)
 		return &pawlv1.Event{Summary: fmt.Sprintf("%s after %v", r.Step.Emits, took.Round(time.Millisecond))}, nil
 	}
@@ -51,6 +56,7 @@ func New(d service.Dependencies) (*service.Service, error) {
 			all.Go(func() error { hooks.Run(ctx); return nil })
 			all.Go(func() error { return due.Run(ctx, d) })
 			all.Go(func() error { return clock.Run(ctx) })
+			all.Go(func() error { streams.Run(ctx); return nil })
 			return all.Wait()
 		},
 	}, nil

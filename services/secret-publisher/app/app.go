@@ -37,6 +37,7 @@ type app struct {
 	sealed  envelopes
 	backups backup.Store
 	docker  *docker.Engine
+	note    func(context.Context, *pawlv1.Note)
 }
 
 // New returns the service. Backups go to DATA_DIR/backups.
@@ -45,6 +46,7 @@ func New(d service.Dependencies) (*service.Service, error) {
 		return nil, errors.New("no sealing key: credentials cannot be opened")
 	}
 	a := newApp(d.Sealed, d.Inventory.DataDir, docker.NewEngine(d.Inventory.Docker))
+	a.note = d.Note
 	s := a.service()
 	s.Run = newReconciler(a, d).run
 	return s, nil
@@ -60,6 +62,8 @@ func (a *app) service() *service.Service {
 		Steps:   map[string]service.Handler{"publish": a.publish, "match": a.match, "restore": a.restore},
 		Check:   a.preflight,
 		Examine: a.examine,
+
+		CheckSealed: a.checkKnown,
 	}
 }
 
@@ -76,19 +80,27 @@ func (a *app) publish(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if err != nil {
 		return nil, err
 	}
+	known, err := a.known(ctx, r.Credential, r.Requested().GetBasisUser())
+	if err != nil {
+		return nil, err
+	}
 	sinks, told := a.sinks(r.Credential), false
 	for _, s := range sinks {
 		if sink.Holds(ctx, s, want) == nil { // by an earlier attempt
 			told = told || !s.Lookup()
 			continue
 		}
-		if err := check(ctx, s, want); err != nil && !r.Step.Retriable() {
+		err := check(ctx, s, want)
+		if err == nil {
+			err = sink.Admit(ctx, s, known)
+		}
+		if err != nil && !r.Step.Retriable() {
 			return nil, fail(err)
 		}
 	}
 	changed, failed := 0, []error(nil)
 	for _, s := range sinks {
-		wrote, err := a.write(ctx, r, s, want)
+		wrote, err := a.write(ctx, r, s, want, known)
 		if err == nil && r.State.Flow.Urgent && !told {
 			err = cut(ctx, s)
 		}
@@ -133,10 +145,14 @@ func (a *app) restore(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if err != nil {
 		return nil, err
 	}
+	known, err := a.known(ctx, r.Credential, requested.GetBasisUser())
+	if err != nil {
+		return nil, err
+	}
 	sinks := a.sinks(r.Credential)
 	changed, failed := 0, []error(nil)
 	for _, s := range sinks {
-		wrote, err := a.write(ctx, r, s, want)
+		wrote, err := a.write(ctx, r, s, want, known)
 		switch {
 		case err == nil && wrote:
 			changed++
@@ -216,13 +232,23 @@ func check(ctx context.Context, s sink.Sink, want sink.Content) error {
 	})
 }
 
-func (a *app) write(ctx context.Context, r *service.Rotation, s sink.Sink, want sink.Content) (changed bool, err error) {
+// write replaces what the sink holds, if that is known.
+func (a *app) write(ctx context.Context, r *service.Rotation, s sink.Sink, want sink.Content, known *sink.Known) (changed bool, err error) {
+	foreign := false
 	guard := sink.Guard{
 		StillDue: r.StillDue,
+		Admit: func(held []sink.Content) (err error) {
+			foreign, err = admit(r, s, known, held)
+			return err
+		},
 		Backup: func(ctx context.Context, old []byte) error {
-			return effect.Do(ctx, "back up sink", s.Name(), func(context.Context) error {
+			err := effect.Do(ctx, "back up sink", s.Name(), func(context.Context) error {
 				return a.backups.Keep(r.Credential.Name, r.ID, s.Name(), old)
 			})
+			if err == nil && foreign {
+				a.tellOverwritten(ctx, r, s)
+			}
+			return err
 		},
 	}
 	err = effect.Do(ctx, "write sink", s.Name(), func(ctx context.Context) error {

@@ -44,6 +44,7 @@ type bench struct {
 	credential *inventory.Credential
 	stillDue   func() error
 	recorder   *effect.Recorder
+	notes      []*pawlv1.Note
 	fails      saga.Event // of the step that is run
 	flow       string     // of the rotation
 }
@@ -69,6 +70,7 @@ func newBench(t *testing.T) *bench {
 		"r2": {User: "app_b", Password: secret.New("newpassword")},
 	}}
 	b.app = newApp(b.store, b.data, docker.NewEngine(inventory.Docker{}))
+	b.app.note = func(_ context.Context, n *pawlv1.Note) { b.notes = append(b.notes, n) }
 	b.put(b.env, envBefore)
 	b.put(b.dsn, dsnBefore)
 	b.credential = &inventory.Credential{
@@ -117,7 +119,7 @@ func (b *bench) run(step, rotation string, requested *pawlv1.Requested) (*pawlv1
 	})
 }
 
-var rotate = &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Generation: 2, Basis: "r1", BasisGeneration: 1}
+var rotate = &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Generation: 2, Basis: "r1", BasisUser: "app", BasisGeneration: 1}
 
 func (b *bench) backups() []string {
 	found, err := filepath.Glob(filepath.Join(b.data, "backups", "cred", "*", "*"))
@@ -252,8 +254,10 @@ func TestZombieWritesNothingLate(t *testing.T) {
 	b := newBench(t)
 	late := errors.New("the step is no longer due")
 	b.stillDue = func() error { return late }
-	b.store.held["r1"] = b.store.held["r2"] // both steps have something to write
 	for _, step := range []string{"publish", "restore"} {
+		if step == "restore" { // which has something to write, too
+			b.store.held["r1"], b.store.held["r2"] = b.store.held["r2"], b.store.held["r1"]
+		}
 		if _, err := b.run(step, "r2", rotate); !errors.Is(err, late) || saga.IsPermanent(err) {
 			t.Fatalf("%s: %v", step, err)
 		}

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -27,13 +27,16 @@ type reconciler struct {
 	log func(ctx context.Context, credential string) (bus.Log, error)
 	// newest is as Bus.Newest.
 	newest func(ctx context.Context, credential string) (rotation string, seq uint64, err error)
+	// standing is restored.Of.
+	standing func(ctx context.Context, log bus.Log) (restored.Verdict, error)
 
 	mu   sync.Mutex
 	said map[string]string // by credential and sink
 }
 
 func newReconciler(a *app, d service.Dependencies) *reconciler {
-	return &reconciler{app: a, d: d, log: d.Bus.ReadNewest, newest: d.Bus.Newest, said: map[string]string{}}
+	return &reconciler{app: a, d: d, log: d.Bus.ReadNewest, newest: d.Bus.Newest, said: map[string]string{},
+		standing: func(ctx context.Context, log bus.Log) (restored.Verdict, error) { return restored.Of(ctx, d.Bus, log) }}
 }
 
 // run reconciles until ctx ends.
@@ -71,6 +74,9 @@ func (r *reconciler) credential(ctx context.Context, c *inventory.Credential) er
 	current := bus.CurrentOf(log, state)
 	if state.Open() || current.Rotation == "" {
 		return nil
+	}
+	if verdict, err := r.standing(ctx, log); err != nil || verdict.Standing != restored.Agrees {
+		return err // what the sinks hold may be newer than the log
 	}
 	envelope, err := r.app.sealed.Open(ctx, c.Name, current.Rotation)
 	if err != nil {
@@ -114,11 +120,12 @@ func (r *reconciler) compare(ctx context.Context, c *inventory.Credential, log b
 	if sink.IsPassing(wrong) {
 		return wrong
 	}
-	if !r.isEarlier(ctx, c, log, s, want, earlier) {
+	known := r.known(ctx, c, log, want, earlier)
+	if !isKnown(ctx, s, known) {
 		r.report(ctx, c, s, "drift", wrong.Error(), fmt.Sprintf("%v, and Pawl did not write that: it is left as it is; `pawl doctor %s` shows more", wrong, c.Name))
 		return nil
 	}
-	changed, err := r.repair(ctx, c, log, s, want)
+	changed, err := r.repair(ctx, c, log, s, want, known)
 	if errors.Is(err, errMovedOn) {
 		return nil
 	}
@@ -131,45 +138,31 @@ func (r *reconciler) compare(ctx context.Context, c *inventory.Credential, log b
 	return nil
 }
 
-// isEarlier reports whether all that the sink holds of the credential, and is
-// not current, once was.
-func (r *reconciler) isEarlier(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content, earlier []string) bool {
+// known are the current login, and those that once were, one that a rotation sealed
+// which was rolled back among them.
+func (r *reconciler) known(ctx context.Context, c *inventory.Credential, log bus.Log, want sink.Content, earlier []string) *sink.Known {
+	k := &sink.Known{Credential: c, InUse: want.User, Logins: []sink.Content{want}, Earlier: earlier, Fingerprint: r.app.sealed.Fingerprint}
+	if undone, err := r.app.sealed.Open(ctx, c.Name, log.Rotation); err == nil {
+		k.Logins = append(k.Logins, r.app.content(undone, undone.Generation))
+	}
+	return k
+}
+
+// isKnown reports whether all that the sink holds of the credential is known.
+func isKnown(ctx context.Context, s sink.Sink, known *sink.Known) bool {
 	held, err := s.Read(ctx)
-	if err != nil || len(held) == 0 {
-		return false
-	}
-	if undone, err := r.app.sealed.Open(ctx, c.Name, log.Rotation); err == nil { // sealed by a rotation that was taken back
-		earlier = append(slices.Clone(earlier), r.app.sealed.Fingerprint(undone.User, undone.Password), r.app.sealed.Fingerprint(undone.User, undone.Verifier))
-	}
-	for _, h := range held {
-		if h.Fingerprint != "" {
-			if h.Fingerprint != want.Fingerprint && !slices.Contains(earlier, h.Fingerprint) {
-				return false
-			}
-			continue
-		}
-		value := h.Password
-		if value.IsZero() {
-			value = h.Verifier
-		}
-		user := cmp.Or(h.User, c.Role)
-		current := user == want.User && (value.Equal(want.Password) || value.Equal(want.Verifier))
-		if !current && !slices.Contains(earlier, r.app.sealed.Fingerprint(user, value)) {
-			return false
-		}
-	}
-	return true
+	return err == nil && len(held) > 0 && !slices.ContainsFunc(held, func(h sink.Content) bool { return !known.Has(h) })
 }
 
 var errMovedOn = errors.New("the log has moved on")
 
 // repair writes as publish does: under the sink's lock, backed up, and only
 // while no other rotation has begun.
-func (r *reconciler) repair(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content) (bool, error) {
+func (r *reconciler) repair(ctx context.Context, c *inventory.Credential, log bus.Log, s sink.Sink, want sink.Content, known *sink.Known) (bool, error) {
 	ctx, span := r.d.Tracer.Start(ctx, "reconcile")
 	defer span.End()
 	ctx = effect.With(ctx, &effect.Recorder{Credential: c.Name, Step: "reconcile"})
-	return r.app.write(ctx, &service.Rotation{ID: log.Rotation, Credential: c, StillDue: r.unmoved(log)}, s, want)
+	return r.app.write(ctx, &service.Rotation{ID: log.Rotation, Credential: c, StillDue: r.unmoved(log)}, s, want, known)
 }
 
 // report notes, once, what is wrong with a sink, and that it is over.

@@ -12,6 +12,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
@@ -38,7 +39,9 @@ func newReconciling(t *testing.T) *reconciling {
 		t.Fatal(err)
 	}
 	w := &reconciling{bench: b, newest: logOf("r2", saga.Requested, saga.Staged, saga.Published, saga.Restarted, saga.Verified, saga.Retired, saga.Confirmed, saga.Completed)}
-	w.reconciler = &reconciler{app: b.app, said: map[string]string{}, log: func(context.Context, string) (bus.Log, error) { return w.newest, nil },
+	w.reconciler = &reconciler{app: b.app, said: map[string]string{}, standing: func(context.Context, bus.Log) (restored.Verdict, error) {
+		return restored.Verdict{Standing: restored.Agrees}, nil
+	}, log: func(context.Context, string) (bus.Log, error) { return w.newest, nil },
 		newest: func(context.Context, string) (string, uint64, error) {
 			return w.newest.Rotation, w.newest.LastSeq(), nil
 		},

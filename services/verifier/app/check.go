@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -23,7 +24,8 @@ func (a *app) check(ctx context.Context, c *inventory.Credential) []*pawlv1.Chec
 	standings := make([]standing, len(members))
 	reports := survey(members, func(i int, r *report) {
 		standings[i].node, standings[i].report = members[i], r
-		observer, err := a.accounts.on(c, members[i], c.Cluster.Observer)
+		checkWire(c, members[i], r)
+		observer, err := a.accounts.observer(c, members[i])
 		if err == nil {
 			err = observer.Do(ctx, func(conn *pgx.Conn) error {
 				if !checkRights(ctx, conn, c, r) {
@@ -96,9 +98,23 @@ func lines(reports []*report) (all []*pawlv1.Check) {
 	return all
 }
 
+// checkWire notes what pawl.yaml leaves open to others on the network.
+func checkWire(c *inventory.Credential, node inventory.Node, r *report) {
+	accounts := []inventory.Account{c.Cluster.Admin}
+	if c.Cluster.Observer != c.Cluster.Admin {
+		accounts = append(accounts, c.Cluster.Observer)
+	}
+	for _, account := range accounts {
+		if exposed := postgres.CredentialTarget(node, account).Exposed(); exposed != "" {
+			r.find("warning: sessions of %q are not protected on the network: %s", account.User, exposed)
+		}
+	}
+}
+
 // checkRights returns whether the observer sees what the other checks look at.
 func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r *report) (sees bool) {
-	err := conn.QueryRow(ctx, `SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')`).Scan(&sees)
+	var alters bool
+	err := conn.QueryRow(ctx, `SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user`).Scan(&sees, &alters)
 	switch {
 	case err != nil:
 		r.refuse("%v", probe.Explain("read the observer's rights", err))
@@ -107,6 +123,9 @@ func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r
 	default:
 		r.find("observer %q sees every session", c.Cluster.Observer.User)
 	}
+	if alters && c.Cluster.HasObserver() {
+		r.find("warning: observer %q logs in to applications' databases, and may alter roles. Fix: ALTER ROLE %s NOSUPERUSER NOCREATEROLE", c.Cluster.Observer.User, quote(c.Cluster.Observer.User))
+	}
 	return sees
 }
 
@@ -114,7 +133,8 @@ func checkRights(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r
 func (a *app) examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	members := c.Members()
 	return lines(survey(members, func(i int, r *report) {
-		observer, err := a.accounts.on(c, members[i], c.Cluster.Observer)
+		checkWire(c, members[i], r)
+		observer, err := a.accounts.observer(c, members[i])
 		if err != nil {
 			r.refuse("%v", err)
 			return

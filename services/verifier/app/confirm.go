@@ -50,12 +50,12 @@ func (a *app) unlessLate(ctx context.Context, c *inventory.Credential, servers [
 	if fault == nil || len(servers) == 1 {
 		return fault
 	}
-	standby, err := a.accounts.on(c, node, c.Cluster.Observer)
+	standby, err := a.accounts.observer(c, node)
 	if err != nil {
 		return fault
 	}
 	for _, other := range servers {
-		primary, err := a.accounts.on(c, other, c.Cluster.Observer)
+		primary, err := a.accounts.observer(c, other)
 		if err != nil || other == node {
 			continue
 		}
@@ -109,7 +109,7 @@ SELECT has_column_privilege('pg_catalog.pg_authid', 'rolpassword', 'select') OR 
 // catalogueReader is the observer, where it may read verifiers, else the admin,
 // whose own error then says which right is missing.
 func (a *app) catalogueReader(ctx context.Context, c *inventory.Credential, node inventory.Node) (*postgres.Admin, error) {
-	observer, err := a.accounts.on(c, node, c.Cluster.Observer)
+	observer, err := a.accounts.observer(c, node)
 	if err != nil {
 		return nil, err
 	}
@@ -124,5 +124,5 @@ func (a *app) catalogueReader(ctx context.Context, c *inventory.Credential, node
 	if err != nil || may {
 		return observer, err
 	}
-	return a.accounts.on(c, node, c.Cluster.Admin)
+	return a.accounts.admin(c, node)
 }

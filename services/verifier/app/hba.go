@@ -115,7 +115,7 @@ func checkRules(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r 
 }
 
 func readRules(ctx context.Context, conn *pgx.Conn, query string, c *inventory.Credential) ([]rule, error) {
-	rows, err := conn.Query(ctx, query, c.Logins(), c.Role, c.Database)
+	rows, err := conn.Query(ctx, query, c.Logins(), c.Role, c.LoginDatabase())
 	if err != nil {
 		return nil, err
 	}

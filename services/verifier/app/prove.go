@@ -89,7 +89,7 @@ func (a *app) sessions(ctx context.Context, r *service.Rotation, logins ...strin
 	var mu sync.Mutex
 	seen := consumers.Seen{}
 	err := onEach(r.Reached(r.Credential.Members()), func(node inventory.Node) error {
-		observer, err := a.accounts.on(r.Credential, node, r.Credential.Cluster.Observer)
+		observer, err := a.accounts.observer(r.Credential, node)
 		if err != nil {
 			return err
 		}

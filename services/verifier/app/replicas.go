@@ -114,7 +114,7 @@ const lag = `SELECT extract(epoch FROM clock_timestamp() - coalesce(pg_last_xact
 // says nothing where it has them all, and next to nothing where a primary that
 // was idle has just begun to write.
 func (a *app) checkLag(ctx context.Context, c *inventory.Credential, s, lead *standing, bearable time.Duration) {
-	observer, err := a.accounts.on(c, s.node, c.Cluster.Observer)
+	observer, err := a.accounts.observer(c, s.node)
 	if err != nil {
 		s.report.refuse("%v", err)
 		return

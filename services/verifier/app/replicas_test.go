@@ -50,7 +50,7 @@ func (b *bed) replayed(t *testing.T) {
 	var at [2]*postgres.Admin
 	for i, name := range []string{node, replica} {
 		var err error
-		if at[i], err = b.accounts.on(c, c.Cluster.Nodes[name], c.Cluster.Admin); err != nil {
+		if at[i], err = b.accounts.admin(c, c.Cluster.Nodes[name]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -53,7 +53,7 @@ func checkRoom(ctx context.Context, conn *pgx.Conn, c *inventory.Credential, r *
 	}
 	var free, sessions, largest int
 	var by string
-	err := conn.QueryRow(ctx, rooms, c.Database, c.Logins(), applications).Scan(&free, &by, &sessions, &largest)
+	err := conn.QueryRow(ctx, rooms, c.LoginDatabase(), c.Logins(), applications).Scan(&free, &by, &sessions, &largest)
 	var limited []limit
 	if err == nil {
 		limited, err = readLimits(ctx, conn, c)

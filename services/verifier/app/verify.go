@@ -75,13 +75,17 @@ func (a *app) probeSet(ctx context.Context, r *service.Rotation, primary invento
 
 // probeNode reports whether the server is a standby, if it mayBe one.
 func (a *app) probeNode(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, mayBe bool) (standby bool, err error) {
-	observer, err := a.accounts.inDatabase(r.Credential, node)
-	if err != nil {
-		return false, err
-	}
-	login := &probe.Login{User: cred.User, Role: cred.User, Catalogue: observer.Do, Another: func(ctx context.Context) (*pgx.Conn, error) {
+	login := &probe.Login{User: cred.User, Role: cred.User, Another: func(ctx context.Context) (*pgx.Conn, error) {
 		return logIn(ctx, r.Credential, node, cred)
 	}}
+	unseen := r.Credential.Unseen() != "" // the new login itself looks, then
+	if !unseen {
+		observer, err := a.accounts.observerIn(r.Credential, node, r.Credential.LoginDatabase())
+		if err != nil {
+			return false, err
+		}
+		login.Catalogue = observer.Do
+	}
 	if alternates(r) {
 		login.Role = r.Requested().GetRole()
 		login.Old = r.Requested().GetBasisUser()
@@ -90,7 +94,7 @@ func (a *app) probeNode(ctx context.Context, r *service.Rotation, node inventory
 		if login.Conn, err = login.Another(ctx); err != nil || !mayBe {
 			return explainLogin(err, cred.User, node)
 		}
-		if err = login.Conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
+		if err = login.Conn.QueryRow(ctx, "SELECT pg_catalog.pg_is_in_recovery()").Scan(&standby); err != nil {
 			return probe.Explain(node.Name+": ask for recovery", err)
 		}
 		return nil
@@ -102,8 +106,11 @@ func (a *app) probeNode(ctx context.Context, r *service.Rotation, node inventory
 		return standby, err
 	}
 	probes := probe.For(r.Credential)
-	if standby {
+	switch {
+	case standby:
 		probes = probe.ForStandby()
+	case unseen && r.State.Flow.Kind() == saga.Alternating: // an emergency is not held up by it
+		probes = append(probes, probe.Policies{})
 	}
 	for _, p := range probes {
 		err := effect.Do(ctx, "probe", node.Name+" "+p.Name(), func(ctx context.Context) error {
@@ -120,8 +127,8 @@ func (a *app) probeNode(ctx context.Context, r *service.Rotation, node inventory
 }
 
 func logIn(ctx context.Context, c *inventory.Credential, node inventory.Node, cred *sealed.Credential) (*pgx.Conn, error) {
-	target := postgres.AccountTarget(node, c.Cluster.Observer) // whose TLS settings are the cluster's
-	target.User, target.Database, target.Password = cred.User, c.Database, cred.Password
+	target := postgres.CredentialTarget(node, c.Cluster.Observer)
+	target.User, target.Database, target.Password = cred.User, c.LoginDatabase(), cred.Password
 	return postgres.Login(ctx, target)
 }
 

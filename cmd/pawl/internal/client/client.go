@@ -50,7 +50,7 @@ func (c *Client) Ask(ctx context.Context, credential string, request *pawlv1.Req
 // AskOnce is Ask under an id of the caller's: asked again, it is the same
 // request, for as long as answers are stored.
 func (c *Client) AskOnce(ctx context.Context, id, credential string, request *pawlv1.Request) (*pawlv1.Answer, error) {
-	if answer, err := c.answered(ctx, id); answer != nil || err != nil {
+	if answer, err := c.Answered(ctx, id); answer != nil || err != nil {
 		return answer, err
 	}
 	return c.ask(ctx, id, credential, request)
@@ -77,14 +77,14 @@ func (c *Client) ask(ctx context.Context, id, credential string, request *pawlv1
 	// It may have come while the connection was down.
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if answer, failed := c.answered(look, id); answer != nil {
+	if answer, failed := c.Answered(look, id); answer != nil {
 		return answer, failed
 	}
 	return nil, fmt.Errorf("no answer to request %s (%w): is the scheduler running? The request is kept, and handled once it is", id, err)
 }
 
-// answered returns the stored answer to a request, nil where there is none.
-func (c *Client) answered(ctx context.Context, id string) (*pawlv1.Answer, error) {
+// Answered returns the stored answer to a request, nil where there is none.
+func (c *Client) Answered(ctx context.Context, id string) (*pawlv1.Answer, error) {
 	stream, err := c.Stream(ctx, bus.StreamAnswer)
 	if err != nil {
 		return nil, err

@@ -55,8 +55,8 @@ func (c *Client) Since(ctx context.Context, since time.Time, until Position) ([]
 
 // stored reads the events or notes that a stream holds now.
 func (c *Client) stored(ctx context.Context, stream, filter string, since time.Time) (entries []bus.Entry, err error) {
-	err = c.each(ctx, stream, filter, since, func(m jetstream.Msg) {
-		if e, _, err := decode(m); err == nil { // what cannot be decoded is another version's
+	err = c.each(ctx, stream, filter, since, func(m *jetstream.RawStreamMsg) {
+		if e, err := decode(m); err == nil { // what cannot be decoded is another version's
 			entries = append(entries, e)
 		}
 	})
@@ -73,10 +73,9 @@ type Alert struct {
 
 // Alerts returns the alerts stored since then, oldest first.
 func (c *Client) Alerts(ctx context.Context, since time.Time) (alerts []Alert, err error) {
-	err = c.each(ctx, bus.StreamAlert, "pawl.alert.*", since, func(m jetstream.Msg) {
-		a := Alert{Source: strings.TrimPrefix(m.Subject(), "pawl.alert."), Alert: &pawlv1.Alert{}}
-		if meta, err := m.Metadata(); err == nil && bus.Decode(m.Headers(), m.Data(), a.Alert) == nil {
-			a.At, a.Sequence = meta.Timestamp, meta.Sequence.Stream
+	err = c.each(ctx, bus.StreamAlert, "pawl.alert.*", since, func(m *jetstream.RawStreamMsg) {
+		a := Alert{At: m.Time, Sequence: m.Sequence, Source: strings.TrimPrefix(m.Subject, "pawl.alert."), Alert: &pawlv1.Alert{}}
+		if bus.Decode(m.Header, m.Data, a.Alert) == nil {
 			alerts = append(alerts, a)
 		}
 	})
@@ -86,9 +85,9 @@ func (c *Client) Alerts(ctx context.Context, since time.Time) (alerts []Alert, e
 // Alarms returns what was decided about alerts since then, oldest first: those
 // of a credential, of bus.Unmapped, or with "*" of all.
 func (c *Client) Alarms(ctx context.Context, credential string, since time.Time) (all []*pawlv1.Alarm, err error) {
-	err = c.each(ctx, bus.StreamAlarm, bus.AlarmSubject(credential, "*"), since, func(m jetstream.Msg) {
+	err = c.each(ctx, bus.StreamAlarm, bus.AlarmSubject(credential, "*"), since, func(m *jetstream.RawStreamMsg) {
 		a := &pawlv1.Alarm{}
-		if bus.Decode(m.Headers(), m.Data(), a) == nil { // what cannot be decoded is another version's
+		if bus.Decode(m.Header, m.Data, a) == nil { // what cannot be decoded is another version's
 			all = append(all, a)
 		}
 	})
@@ -96,37 +95,9 @@ func (c *Client) Alarms(ctx context.Context, credential string, since time.Time)
 }
 
 // each calls do with every message that a stream holds now, oldest first.
-func (c *Client) each(ctx context.Context, stream, filter string, since time.Time, do func(jetstream.Msg)) error {
-	config := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}}
-	if !since.IsZero() {
-		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
-	}
-	consumer, err := c.JetStream.OrderedConsumer(ctx, stream, config)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", stream, err)
-	}
-	pending := consumer.CachedInfo().NumPending
-	if pending == 0 {
-		return nil
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("read %s: %w", stream, err)
-	}
-	defer messages.Stop()
-	for pending > 0 {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", stream, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("read %s: %w", stream, err)
-		}
-		do(m)
-		pending = meta.NumPending
-	}
-	return nil
+func (c *Client) each(ctx context.Context, stream, filter string, since time.Time, do func(*jetstream.RawStreamMsg)) error {
+	_, err := c.Scan(ctx, stream, filter, bus.Start{Time: since}, func(m *jetstream.RawStreamMsg) bool { do(m); return true })
+	return err
 }
 
 // Now returns the position after everything that is stored.
@@ -158,43 +129,28 @@ func (p Position) WholeLog() Position { return Position{1, p.note} }
 // Follow sends what is stored from a position on, until ctx ends: the events
 // of the credential and the rotation ("*": of any) and every note. It survives
 // the server's restart.
-func (c *Client) Follow(ctx context.Context, credential, rotation string, from Position) (<-chan bus.Entry, error) {
+func (c *Client) Follow(ctx context.Context, credential, rotation string, from Position) <-chan bus.Entry {
 	out := make(chan bus.Entry, 64)
 	for _, of := range []struct {
 		stream, filter string
 		from           uint64
 	}{{bus.StreamLog, bus.LogSubject(credential, rotation, "*"), from.log}, {bus.StreamNote, "pawl.note.*", from.note}} {
-		var consumer jetstream.Consumer
-		if err := elected(ctx, func() (err error) {
-			consumer, err = c.JetStream.OrderedConsumer(ctx, of.stream, jetstream.OrderedConsumerConfig{
-				FilterSubjects: []string{of.filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: of.from})
-			return err
-		}); err != nil {
-			return nil, fmt.Errorf("follow %s: %w", of.stream, err)
-		}
-		consuming, err := consumer.Consume(func(m jetstream.Msg) {
-			e, _, err := decode(m)
-			if err != nil {
-				return // another version's
+		go func() {
+			for m := range c.Tail(ctx, of.stream, of.filter, bus.Start{Seq: of.from}) {
+				e, err := decode(m)
+				if err != nil {
+					continue // another version's
+				}
+				select {
+				case out <- e:
+				case <-ctx.Done():
+				}
 			}
-			select {
-			case out <- e:
-			case <-ctx.Done():
-			}
-		})
-		if err != nil {
-			return nil, fmt.Errorf("follow %s: %w", of.stream, err)
-		}
-		context.AfterFunc(ctx, consuming.Stop)
+		}()
 	}
-	return out, nil
+	return out
 }
 
-func decode(m jetstream.Msg) (bus.Entry, *jetstream.MsgMetadata, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return bus.Entry{}, nil, err
-	}
-	e, err := bus.ReadEntry(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
-	return e, meta, err
+func decode(m *jetstream.RawStreamMsg) (bus.Entry, error) {
+	return bus.ReadEntry(m.Subject, m.Header, m.Data, m.Sequence, m.Time)
 }

@@ -67,30 +67,19 @@ func (s *site) signedOf(stream string, sequence uint64) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
 	defer cancel()
-	consumer, err := s.users[bus.Operator].JetStream.OrderedConsumer(ctx, bus.StreamAudit, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer messages.Stop()
 	subject := trail.Subject(&pawlv1.AuditRecord{Stream: stream, Sequence: sequence})
-	for records, recorded := 0, 0; ; {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			s.t.Fatalf("%s is not signed: %v", subject, err)
-		}
+	records, recorded := 0, 0
+	for m := range s.users[bus.Operator].Tail(ctx, bus.StreamAudit, trail.Subjects, bus.Start{}) {
 		var size int
-		if _, err := fmt.Sscanf(m.Subject(), trail.CheckpointSubject("%d"), &size); err != nil {
-			if records++; m.Subject() == subject {
+		if _, err := fmt.Sscanf(m.Subject, trail.CheckpointSubject("%d"), &size); err != nil {
+			if records++; m.Subject == subject {
 				recorded = records
 			}
 		} else if recorded > 0 && size >= recorded {
 			return
 		}
 	}
+	s.t.Fatalf("%s is not signed", subject)
 }
 
 func wantIn(t *testing.T, text string, wants ...string) {
@@ -183,14 +172,16 @@ func TestStartStopAndChangedConfigurationAreNoted(t *testing.T) {
 // started waits for so many messages on a subject.
 func (s *site) started(subject string, n int) {
 	s.t.Helper()
-	consumer, err := s.users[bus.Operator].JetStream.OrderedConsumer(s.t.Context(), bus.StreamNote, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for range n {
-		if _, err := consumer.Next(jetstream.FetchMaxWait(30 * time.Second)); err != nil {
+	until := time.Now().Add(30 * time.Second)
+	for got := 0; got < n; {
+		got = 0
+		if _, err := s.users[bus.Operator].Scan(s.t.Context(), bus.StreamNote, subject, bus.Start{}, func(*jetstream.RawStreamMsg) bool { got++; return true }); err != nil {
 			s.t.Fatal(err)
 		}
+		if time.Now().After(until) {
+			s.t.Fatalf("%d messages on %s, not %d", got, subject, n)
+		}
+		time.Sleep(10 * time.Millisecond) // the operator may not listen there
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/cmd/pawl/internal/terminal"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 )
@@ -44,17 +45,19 @@ func usage(format string, args ...any) error { return exit{exitUsage, fmt.Errorf
 
 // Run runs the command line and returns the exit code. It ends early when ctx
 // does.
-func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func Run(ctx context.Context, args []string, toStdout, toStderr io.Writer) int {
+	stdout, stderr := terminal.New(toStdout), terminal.New(toStderr)
+	defer func() { _, _ = stdout.Flush(), stderr.Flush() }() // there is nobody left to tell
 	root := &cobra.Command{
 		Use: "pawl", Short: "Rotate PostgreSQL credentials without losing one",
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.PersistentFlags().StringP("config", "c", "pawl.yaml", "the configuration, a `FILE`")
 	root.PersistentFlags().Bool("json", false, "print the result as JSON")
-	root.AddCommand(newInit(), newUp(), newAdopt(), newPlan(), newRotate(), newRollback(), newResume(),
+	root.AddCommand(newInit(), newUp(), newAdopt(), newPlan(), newRotate(), newRollback(), newCancel(), newResume(),
 		newEmergency(), newLock(), newUnlock(),
 		newStatus(), newSchedule(), newWatch(), newHistory(), newTrace(), newDoctor(), newAlerts(), newIncident(), newWatchLogins(), newAudit(),
-		newNATSConfig(), newProvision(), newKeys())
+		newNATSConfig(), newProvision(), newKeys(), newBackup(), newRestore())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -172,19 +175,19 @@ func say(cmd *cobra.Command, format string, args ...any) {
 	fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
 }
 
-// terminal returns the terminal that w is.
-func terminal(w io.Writer) (fd int, ok bool) {
-	f, isFile := w.(*os.File)
-	if !isFile || !term.IsTerminal(int(f.Fd())) {
+// onTerminal returns the terminal that w writes to, if it does.
+func onTerminal(w io.Writer) (fd int, ok bool) {
+	edge, is := w.(*terminal.Writer)
+	if !is {
 		return 0, false
 	}
-	return int(f.Fd()), true
+	return edge.Terminal()
 }
 
 // style has colour on a terminal alone, and no more columns than it has.
 func style(w io.Writer) render.Style {
 	s := render.Style{Zone: time.Local}
-	if fd, ok := terminal(w); ok {
+	if fd, ok := onTerminal(w); ok {
 		s.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 		if columns, _, err := term.GetSize(fd); err == nil && columns < 100 {
 			s.Width = max(80, columns)

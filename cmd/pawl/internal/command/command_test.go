@@ -47,7 +47,7 @@ func TestUsageAndConfigurationEndWith2(t *testing.T) {
 
 func TestUnreachableBusIsOneClearLine(t *testing.T) {
 	s := newSite(t)
-	for _, command := range []string{"adopt", "plan", "rotate", "rollback", "resume", "status", "watch", "history", "trace", "doctor"} {
+	for _, command := range []string{"adopt", "plan", "rotate", "rollback", "cancel", "resume", "status", "watch", "history", "trace", "doctor"} {
 		stdout, stderr := s.want(exitFailed, command, "app")
 		if want := "pawl: no Pawl answers on " + s.inv.NATS.Listen + ": start it with `pawl up`\n"; stdout != "" || stderr != want {
 			t.Errorf("pawl %s: stdout %q, stderr %q", command, stdout, stderr)

@@ -22,7 +22,7 @@ import (
 
 func newDoctor() *cobra.Command {
 	return &cobra.Command{
-		Use: "doctor [CREDENTIAL]", Short: "What is published, stored on each node and used by each consumer: which disagree", Args: cobra.MaximumNArgs(1),
+		Use: "doctor [CREDENTIAL]", Short: "Compare what is published, what each node holds and what each consumer uses, and show what keeps Pawl from working", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			inv, conn, err := connect(cmd)
 			if err != nil {
@@ -34,6 +34,7 @@ func newDoctor() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			failing := failingError(tellServices(cmd, conn))
 			all := make([]render.Doctor, 0, len(credentials))
 			var disagree []string
 			for _, c := range credentials {
@@ -50,7 +51,7 @@ func newDoctor() *cobra.Command {
 			if err == nil && len(disagree) > 0 {
 				err = errors.New("disagreement: " + strings.Join(disagree, ", "))
 			}
-			return err
+			return errors.Join(err, failing)
 		},
 	}
 }

@@ -33,7 +33,11 @@ func newEmergency() *cobra.Command {
 	ask := c.RunE
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if !glass {
-			return ask(cmd, args)
+			err := ask(cmd, args)
+			if errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil {
+				err = fmt.Errorf("%w. Nobody has confirmed the emergency. To refuse the login without Pawl and NATS: `pawl emergency %s --break-glass`", err, args[0])
+			}
+			return err
 		}
 		reason, err := cmd.Flags().GetString("reason")
 		if err != nil {
@@ -83,11 +87,10 @@ const containedWithin = 10 * time.Second
 func tellContained(cmd *cobra.Command, c *client.Client, r *result, from client.Position) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), containedWithin)
 	defer cancel()
-	entries, err := c.Follow(ctx, r.Credential, r.Rotation, from.WholeLog())
-	for err == nil {
+	entries := c.Follow(ctx, r.Credential, r.Rotation, from.WholeLog())
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			err = ctx.Err()
 		case e := <-entries:
 			if e.Event != nil && e.Event.Event == saga.Contained {
 				say(cmd, "contained: %s", e.Event.Body.GetSummary())

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -102,7 +103,11 @@ func writeConfiguration(cmd *cobra.Command, path string) (written []string, err 
 	if err != nil || len(added) == 0 {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0) // what stands there stays, byte for byte
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)                // what stands there stays, byte for byte
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) { // in a container, say
+		say(cmd, "%s cannot be written and lacks %s, whose defaults hold", path, strings.Join(added, ", "))
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

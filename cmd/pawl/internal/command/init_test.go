@@ -143,7 +143,7 @@ func TestAdminSQLWritesNothing(t *testing.T) {
 	s := newSite(t)
 	before := tree(t, filepath.Dir(s.config))
 	stdout, _ := s.want(exitDone, "init", "--admin-sql")
-	for _, want := range []string{"-- Cluster main", "pawl_admin", "pawl_observer", "'app_b'"} {
+	for _, want := range []string{"-- Cluster main", "pawl_admin", "pawl_observer", "'app_b'", "What the admin account can do"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in:\n%s", want, stdout)
 		}

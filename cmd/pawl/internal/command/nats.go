@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -88,7 +87,7 @@ func newProvision() *cobra.Command {
 			if inv.NATS.URL == "" {
 				return usage("%s names no nats.url: `pawl up` provisions the server that it embeds", inv.File)
 			}
-			return provision.Server(cmd.Context(), provision.Options{Inventory: inv, Wait: wait, Log: telemetry.NewLogger(os.Stderr, "provision", slog.LevelWarn)})
+			return provision.Server(cmd.Context(), provision.Options{Inventory: inv, Wait: wait, Log: telemetry.NewLogger(cmd.ErrOrStderr(), "provision", slog.LevelWarn)})
 		},
 	}
 	c.Flags().DurationVar(&wait, "wait", provision.DefaultWait, "how long the server may take to be there")

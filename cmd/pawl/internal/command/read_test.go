@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -176,10 +177,7 @@ func TestPositionPartsWhatIsReadFromWhatIsFollowed(t *testing.T) {
 	if err != nil || len(before) != len(adoption) || before[0].Rotation != "r-1" {
 		t.Errorf("%d events before (%v), want %d", len(before), err, len(adoption))
 	}
-	entries, err := c.Follow(t.Context(), "*", "*", now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	entries := c.Follow(t.Context(), "*", "*", now)
 	for _, want := range failing {
 		if e := <-entries; e.Rotation != "r-2" || e.Event.Event != want.event {
 			t.Errorf("followed %s of %s, want %s of r-2", e.Event.Event, e.Rotation, want.event)
@@ -265,6 +263,32 @@ func (s *site) play(service string, checks ...*pawlv1.Check) {
 	s.t.Cleanup(func() { _ = sub.Unsubscribe() }) // the server is about to end
 }
 
+// healthy answers the question what keeps services from working.
+func (s *site) healthy(service string, checks ...*pawlv1.Check) (missing func()) {
+	s.t.Helper()
+	body, err := bus.Encode(&pawlv1.Findings{Checks: append([]*pawlv1.Check{{Service: service, Target: "vm/1", Finding: "v1", Topic: "running"}}, checks...)})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	b := s.users[service]
+	sub, err := b.NATS.Subscribe(bus.HealthSubject(service), func(m *nats.Msg) {
+		if err := m.Respond(body); err != nil {
+			s.t.Error(err)
+		}
+	})
+	if err == nil {
+		err = b.NATS.Flush()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return func() {
+		if err := errors.Join(sub.Unsubscribe(), b.NATS.Flush()); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 func TestDoctorNamesWhatDisagrees(t *testing.T) {
 	sink := func(text string) *pawlv1.Check {
 		return &pawlv1.Check{Service: saga.SecretPublisher, Target: "dotenv:.env", Finding: text}
@@ -281,6 +305,9 @@ func TestDoctorNamesWhatDisagrees(t *testing.T) {
 	s := newServer(t)
 	s.mustTell("r-1", adoption)
 	s.mustTell("r-2", rotation)
+	for _, name := range saga.Services {
+		s.healthy(name)
+	}
 	for name, c := range map[string]struct {
 		sink, node, used *pawlv1.Check
 		code             int
@@ -318,6 +345,9 @@ func TestDoctorMissesAServiceAndDuringARotationExpectsOldAndNew(t *testing.T) {
 	}
 	s.mustTell("r-1", adoption)
 	s.mustTell("r-2", rotation[:4])
+	for _, name := range saga.Services {
+		s.healthy(name)
+	}
 	s.play(saga.SecretPublisher, &pawlv1.Check{Service: saga.SecretPublisher, Target: "dotenv:.env", Finding: "holds bbbbbbbbbbbb of app_b"})
 	s.play(saga.DBRotator)
 	s.play(saga.Verifier, &pawlv1.Check{Service: saga.Verifier, Target: "coordinator", Finding: `api: 2 sessions as "app_b"`})

@@ -21,6 +21,7 @@ import (
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/cmd/pawl/internal/terminal"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/compliance"
 	"pawl.dev/internal/inventory"
@@ -219,6 +220,14 @@ func lookAt(ctx context.Context, c *client.Client, credential string) *complianc
 	return &now
 }
 
+// writeDocument prints what another program may read.
+func writeDocument(cmd *cobra.Command, text []byte) (int, error) {
+	if edge, is := cmd.OutOrStdout().(*terminal.Writer); is {
+		return edge.Document(text)
+	}
+	return cmd.OutOrStdout().Write(text)
+}
+
 // write makes the whole report before it touches the file.
 func (o reportOptions) write(cmd *cobra.Command, r *compliance.Report) error {
 	var text bytes.Buffer
@@ -230,7 +239,7 @@ func (o reportOptions) write(cmd *cobra.Command, r *compliance.Report) error {
 		return err
 	}
 	if o.out == "" {
-		_, err := cmd.OutOrStdout().Write(text.Bytes())
+		_, err := writeDocument(cmd, text.Bytes())
 		return err
 	}
 	if err := os.WriteFile(o.out, text.Bytes(), 0o600); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/schedule"
 )
@@ -21,7 +22,7 @@ import (
 func newSchedule() *cobra.Command {
 	var days int
 	cmd := &cobra.Command{
-		Use: "schedule [CREDENTIAL]", Short: "What policy will turn when, and why then; what is overdue or blocked", Args: cobra.MaximumNArgs(1),
+		Use: "schedule [CREDENTIAL]", Short: "Show upcoming rotations, scheduled or requested, and what is overdue or blocked", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if days < 1 || days > 3660 {
 				return usage("--days must be from 1 to 3660")
@@ -45,7 +46,14 @@ func newSchedule() *cobra.Command {
 			if len(args) > 0 {
 				dues = slices.DeleteFunc(dues, func(d schedule.Due) bool { return !slices.Contains(d.Members(), only[0].Name) })
 			}
+			waiting, err := conn.AllWaiting(cmd.Context())
+			if err != nil {
+				return err
+			}
 			all := render.NewSchedule(dues, now)
+			for _, c := range only {
+				all = render.AddWaiting(all, c.Name, chronicle.NewWaiting(waiting[c.Name]))
+			}
 			if len(all) == 0 {
 				say(cmd, "nothing is due within %d days", days)
 			}

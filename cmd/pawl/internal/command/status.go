@@ -14,28 +14,36 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 )
 
 func newStatus() *cobra.Command {
-	return &cobra.Command{
-		Use: "status [CREDENTIAL]", Short: "State, generation, age, next due and last rotation", Args: cobra.MaximumNArgs(1),
+	var ofServices bool
+	status := &cobra.Command{
+		Use: "status [CREDENTIAL]", Short: "State, generation, age, next due and last rotation, and what keeps Pawl from working", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			inv, conn, err := connect(cmd)
 			if err != nil {
 				return err
 			}
 			defer conn.NATS.Close()
+			if ofServices {
+				return showServices(cmd, conn)
+			}
 			tellEdited(cmd, inv, conn)
 			credentials, err := chosen(inv, args)
 			if err != nil {
 				return err
 			}
+			tellServices(cmd, conn)
 			all, failed := statuses(cmd.Context(), conn, credentials, time.Now())
 			err = output(cmd, all, func(w io.Writer, s render.Style) error { return render.StatusTable(w, all, s) })
 			return errors.Join(err, failed)
 		},
 	}
+	status.Flags().BoolVar(&ofServices, "services", false, "show the services instead: which run, what keeps them from working, what waits for them")
+	return status
 }
 
 // statuses returns what can be told, and why the rest cannot.
@@ -55,11 +63,12 @@ func statuses(ctx context.Context, c *client.Client, credentials []*inventory.Cr
 	}
 	notes, err := notesSince(ctx, c, oldest, now)
 	drift := chronicle.Drift(notes)
+	waiting, unread := c.AllWaiting(ctx)
 	for i := range all {
 		all[i].Explain(notes)
-		all[i].Drift = drift[all[i].Credential]
+		all[i].Drift, all[i].Waiting = drift[all[i].Credential], chronicle.NewWaiting(waiting[all[i].Credential])
 	}
-	return all, errors.Join(failed, err)
+	return all, errors.Join(failed, err, unread)
 }
 
 // notesSince returns the notes since then, and from before it those since each
@@ -91,9 +100,17 @@ func statusOf(ctx context.Context, c *client.Client, credential *inventory.Crede
 	if err != nil {
 		return chronicle.Status{}, err
 	}
-	return chronicle.NewStatus(credential, log, func(rotation string) (time.Time, error) {
+	status, err := chronicle.NewStatus(credential, log, func(rotation string) (time.Time, error) {
 		return endOf(ctx, c, credential.Name, rotation)
 	}, now)
+	if err != nil {
+		return status, err
+	}
+	verdict, err := restored.Of(ctx, c.Bus, log)
+	if err == nil && verdict.Standing != restored.Agrees && verdict.Standing != restored.Undone {
+		status = status.HeldFor(verdict.Why)
+	}
+	return status, err
 }
 
 // endOf returns when a rotation ended.

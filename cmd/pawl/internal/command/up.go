@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,11 +29,11 @@ func newUp() *cobra.Command {
 			if verbose {
 				level = slog.LevelInfo
 			}
-			err = embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: os.Stderr, Level: level, Ready: func() {
-				fmt.Fprintf(os.Stderr, "pawl is up: %s, NATS on %s\n", service.Count(len(inv.Credentials), "credential"), address(inv))
+			err = embedded.Up(cmd.Context(), embedded.UpOptions{Inventory: inv, Log: cmd.ErrOrStderr(), Level: level, Ready: func() {
+				fmt.Fprintf(cmd.ErrOrStderr(), "pawl is up: %s, NATS on %s\n", service.Count(len(inv.Credentials), "credential"), address(inv))
 				go tellOfBrokenGlass(cmd, inv)
 				if url := inv.Dashboard.URL(); url != "" {
-					fmt.Fprintf(os.Stderr, "dashboard on %s\n", url)
+					fmt.Fprintf(cmd.ErrOrStderr(), "dashboard on %s\n", url)
 				}
 			}})
 			if errors.Is(err, fs.ErrNotExist) { // a key that `pawl init` makes
@@ -66,7 +65,7 @@ func tellOfBrokenGlass(cmd *cobra.Command, inv *inventory.Inventory) {
 		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
-			fmt.Fprintf(os.Stderr, "pawl: warning: the glass was broken, and the log knows nothing of it yet: %v\n", err)
+			fmt.Fprintf(cmd.ErrOrStderr(), "pawl: warning: the glass was broken, and the log knows nothing of it yet: %v\n", err)
 		}
 		select {
 		case <-cmd.Context().Done():

@@ -12,6 +12,7 @@ import (
 
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
+	"pawl.dev/cmd/pawl/internal/terminal"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
@@ -22,14 +23,7 @@ import (
 // latter.
 func await(cmd *cobra.Command, c *client.Client, r *result, from client.Position) error {
 	ctx := cmd.Context()
-	entries, err := c.Follow(ctx, "*", r.Rotation, from.WholeLog())
-	if err != nil {
-		return err
-	}
-	others, err := c.Follow(ctx, r.Credential, "*", from)
-	if err != nil {
-		return err
-	}
+	entries, others := c.Follow(ctx, "*", r.Rotation, from.WholeLog()), c.Follow(ctx, r.Credential, "*", from)
 	p := newProgress(cmd.ErrOrStderr())
 	defer p.stop()
 	all := awaited{r.Credential: &member{log: bus.Log{Credential: r.Credential, Rotation: r.Rotation}}}
@@ -169,6 +163,9 @@ func outcome(id string, m *member, r chronicle.Rotation, named bool) exit {
 	why := "rolled back"
 	if f := r.Failure; f != nil {
 		why = fmt.Sprintf("rolled back, since %q failed: %s", f.Step, f.Reason)
+		if m.log.Find(saga.Cancelled) != nil {
+			why = fmt.Sprintf("rolled back: %s, at %q", f.Reason, f.Step)
+		}
 	}
 	return exit{exitRolledBack, fmt.Errorf("%s%s; `pawl trace %s` tells more", who, why, id)}
 }
@@ -191,7 +188,7 @@ type progress struct {
 
 func newProgress(w io.Writer) *progress {
 	p := &progress{w: w, style: style(w)}
-	if _, ok := terminal(w); ok {
+	if _, ok := onTerminal(w); ok {
 		p.ticker = time.NewTicker(100 * time.Millisecond)
 		p.tick = p.ticker.C
 	}
@@ -206,7 +203,7 @@ func (p *progress) stop() {
 
 func (p *progress) clear() {
 	if p.ticker != nil {
-		fmt.Fprint(p.w, "\r\x1b[K")
+		fmt.Fprint(p.w, terminal.Own("[1G")+terminal.Own("[K")) // to the first column, and erase
 	}
 }
 

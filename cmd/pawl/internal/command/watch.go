@@ -65,10 +65,7 @@ func watch(cmd *cobra.Command, c *client.Client, only string, since time.Duratio
 			}
 		}
 	}
-	entries, err := c.Follow(ctx, "*", "*", now)
-	if err != nil {
-		return err
-	}
+	entries := c.Follow(ctx, "*", "*", now)
 	say(cmd, "watching; Ctrl-C ends it")
 	for {
 		select {

@@ -78,12 +78,12 @@ func nodeOf(inv *inventory.Inventory, cluster, node string) (inventory.Node, err
 
 // logDirectory asks the server, which tells members of pg_monitor.
 func logDirectory(ctx context.Context, c *inventory.Cluster, n inventory.Node) (string, error) {
-	target := postgres.AccountTarget(n, c.Observer)
+	target := postgres.CredentialTarget(n, c.Observer)
 	login, err := c.Observer.Login()
 	if err != nil {
 		return "", fmt.Errorf("ask node %s for its log_directory: %w: or name it with --log-dir", n.Name, err)
 	}
-	target.User, target.Password = login.User, login.Password
+	target.User, target.Password, target.Database, target.Own = login.User, login.Password, c.Observer.Database, true
 	conn, err := postgres.Login(ctx, target)
 	if err != nil {
 		return "", fmt.Errorf("ask node %s for its log_directory: %w: or name it with --log-dir", n.Name, err)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"pawl.dev/cmd/pawl/internal/terminal"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
@@ -177,7 +178,7 @@ func TestWaterfall(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out bytes.Buffer
-			if err := Waterfall(&out, timeline, c.style); err != nil {
+			if err := Waterfall(terminal.New(&out), timeline, c.style); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, "waterfall-"+name+".txt", out.Bytes())

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -11,7 +12,7 @@ import (
 	"pawl.dev/internal/schedule"
 )
 
-// Due is one turn that policy wants.
+// Due is one rotation that policy wants, or that somebody has asked for.
 type Due struct {
 	Credential string     `json:"credential"`
 	Together   []string   `json:"together,omitempty"` // the group that turns
@@ -21,6 +22,7 @@ type Due struct {
 	Late       bool       `json:"late"`               // it will be turned after the deadline
 	Why        string     `json:"why,omitempty"`
 	Blocked    string     `json:"blocked,omitempty"`
+	Request    string     `json:"request,omitempty"` // that waits until then; empty: policy wants it
 }
 
 // NewSchedule reads a forecast.
@@ -35,6 +37,19 @@ func NewSchedule(dues []schedule.Due, now time.Time) []Due {
 			r.At = &d.At
 		}
 		all = append(all, r)
+	}
+	return all
+}
+
+// AddWaiting adds the requests of a credential that wait for their time.
+func AddWaiting(all []Due, credential string, waiting []chronicle.Waiting) []Due {
+	for _, w := range waiting {
+		due := Due{Credential: credential, At: &w.NotBefore, Why: w.Says(), Request: w.Request}
+		i := slices.IndexFunc(all, func(d Due) bool { return d.At == nil || d.At.After(w.NotBefore) })
+		if i < 0 {
+			i = len(all)
+		}
+		all = slices.Insert(all, i, due)
 	}
 	return all
 }

@@ -63,6 +63,12 @@ func remarks(s chronicle.Status, st Style) (all []string) {
 		}
 		all = append(all, text)
 	}
+	if s.Held != "" {
+		all = append(all, "held after a restore: "+chronicle.OneLine(s.Held))
+	}
+	for _, w := range s.Waiting {
+		all = append(all, "waits until "+st.date(w.NotBefore)+": "+w.Says())
+	}
 	if s.Note != nil {
 		all = append(all, s.Note.Label())
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"pawl.dev/cmd/pawl/internal/terminal"
 )
 
 // Style of what is printed.
@@ -33,7 +35,7 @@ func (s Style) paint(c colour, text string) string {
 	if !s.Color || c == plain || text == "" {
 		return text
 	}
-	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
+	return terminal.Own("["+string(c)+"m") + text + terminal.Own("[0m")
 }
 
 func (s Style) width() int {

@@ -34,8 +34,9 @@ type stack struct {
 	Provisioner, Secrets []secret
 }
 
-// secrets of pawl.yaml that are no keys: whom Pawl logs in as.
-var passwords = map[string]string{saga.DBRotator: "secrets/pawl_admin", saga.Verifier: "secrets/pawl_observer"}
+// secrets of pawl.yaml that are no keys: whom Pawl logs in as. The db-rotator looks
+// into an application's database as the observer.
+var passwords = map[string][]string{saga.DBRotator: {"secrets/pawl_admin", "secrets/pawl_observer"}, saga.Verifier: {"secrets/pawl_observer"}}
 
 func main() {
 	if err := template.Must(template.New("stack.yml").Parse(text)).Execute(os.Stdout, describe()); err != nil {
@@ -56,7 +57,7 @@ func describe() (s stack) {
 		if service == saga.SecretPublisher {
 			c.Volume = "backups"
 		}
-		if file, ok := passwords[service]; ok {
+		for _, file := range passwords[service] {
 			c.Secrets = append(c.Secrets, s.add("keys", service, file, "/run/pawl/"+file))
 		}
 		s.Services = append(s.Services, c)
@@ -64,7 +65,7 @@ func describe() (s stack) {
 	s.Provisioner = of(bus.Provisioner)
 	for i := range 3 {
 		c := container{Name: fmt.Sprintf("nats-%d", i+1)}
-		for _, file := range []string{"nats.conf", "store-key.conf", "ca.pem", "server.pem", "server.key"} {
+		for _, file := range []string{"nats.conf", "ca.pem", "server.pem", "server.key"} {
 			c.Secrets = append(c.Secrets, s.add("nats", c.Name, file, "/etc/nats/"+file))
 		}
 		s.Servers = append(s.Servers, c)

@@ -7,14 +7,13 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/loopback"
 	"pawl.dev/internal/secret"
 )
 
@@ -102,14 +101,7 @@ func (g *guard) cookie(value string) *http.Cookie {
 // come here (DNS rebinding). It matters where nobody is asked who they are: then
 // only this machine reaches the address, and calls it by its own names.
 func (g *guard) knows(host string) bool {
-	if g.config.Asks() {
-		return true
-	}
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil && ip.IsLoopback() || strings.EqualFold(host, "localhost")
+	return g.config.Asks() || loopback.Host(host)
 }
 
 // headers that keep a browser from doing with a page what it is not for.

@@ -8,11 +8,9 @@ package notary
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/mod/sumdb/note"
@@ -108,21 +106,12 @@ func (n *Notary) follow(ctx context.Context) error {
 		return err
 	}
 	decoder := trail.NewDecoder(n.keys, from)
-	consumer, err := n.d.Bus.JetStream.OrderedConsumer(ctx, bus.StreamAudit, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: decoder.Next()})
-	if err != nil {
-		return fmt.Errorf("follow %s: %w", bus.StreamAudit, err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("follow %s: %w", bus.StreamAudit, err)
-	}
-	defer context.AfterFunc(ctx, messages.Stop)()
-	defer messages.Stop()
-	return n.sign(ctx, chain, decoder, messages)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	return n.sign(ctx, chain, decoder, n.d.Bus.Tail(ctx, bus.StreamAudit, trail.Subjects, bus.Start{Seq: decoder.Next()}))
 }
 
-func (n *Notary) sign(ctx context.Context, chain *trail.Chain, decoder *trail.Decoder, messages jetstream.MessagesContext) error {
+func (n *Notary) sign(ctx context.Context, chain *trail.Chain, decoder *trail.Decoder, messages <-chan *jetstream.RawStreamMsg) error {
 	var first, due time.Time // when the oldest waiting record was read; when the next checkpoint is due
 	calm := n.quiet + rand.N(n.quiet/jitterOf+1)
 	for {
@@ -137,12 +126,16 @@ func (n *Notary) sign(ctx context.Context, chain *trail.Chain, decoder *trail.De
 				continue
 			}
 		}
-		m, err := messages.Next(jetstream.NextMaxWait(patience))
-		if errors.Is(err, nats.ErrTimeout) {
+		var m *jetstream.RawStreamMsg
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(patience):
 			continue
+		case m = <-messages:
 		}
-		if err != nil {
-			return fmt.Errorf("follow %s: %w", bus.StreamAudit, err)
+		if m == nil {
+			return ctx.Err()
 		}
 		entry, err := decoder.Decode(m)
 		if err == nil {

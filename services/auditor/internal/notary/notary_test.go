@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/mod/sumdb/note"
 
@@ -122,28 +121,16 @@ func (s *site) signed(records int64) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
-	consumer, err := s.operator.JetStream.OrderedConsumer(ctx, bus.StreamAudit, jetstream.OrderedConsumerConfig{FilterSubjects: []string{trail.CheckpointSubject("*")}})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer messages.Stop()
-	for {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			s.t.Fatalf("no checkpoint of %d records: %v", records, err)
-		}
+	for m := range s.operator.Tail(ctx, bus.StreamAudit, trail.CheckpointSubject("*"), bus.Start{}) {
 		size := int64(0)
-		if _, err := fmt.Sscanf(m.Subject(), trail.CheckpointSubject("%d"), &size); err != nil {
+		if _, err := fmt.Sscanf(m.Subject, trail.CheckpointSubject("%d"), &size); err != nil {
 			s.t.Fatal(err)
 		}
 		if size >= records {
 			return
 		}
 	}
+	s.t.Fatalf("no checkpoint of %d records", records)
 }
 
 // whole asserts that the trail verifies, has so many records, and lacks none.

@@ -3,10 +3,8 @@ package posture
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/mod/sumdb/note"
 
 	"pawl.dev/internal/bus"
@@ -72,24 +70,12 @@ func (p *Posture) prove(ctx context.Context) error {
 // follows proves from the first record on.
 func (p *Posture) follows(ctx context.Context, keys note.Verifiers) error {
 	chain, decoder := trail.NewChain(keys), trail.NewDecoder(keys, nil)
-	consumer, err := p.d.Bus.JetStream.OrderedConsumer(ctx, bus.StreamAudit, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return fmt.Errorf("follow %s: %w", bus.StreamAudit, err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("follow %s: %w", bus.StreamAudit, err)
-	}
-	defer context.AfterFunc(ctx, messages.Stop)()
-	defer messages.Stop()
 	p.mu.Lock()
 	p.trail = Trail{}
 	p.mu.Unlock()
-	for {
-		m, err := messages.Next()
-		if err != nil {
-			return fmt.Errorf("follow %s: %w", bus.StreamAudit, err)
-		}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	for m := range p.d.Bus.Tail(ctx, bus.StreamAudit, trail.Subjects, bus.Start{}) {
 		entry, err := decoder.Decode(m)
 		if err == nil {
 			err = chain.Add(entry)
@@ -99,6 +85,7 @@ func (p *Posture) follows(ctx context.Context, keys note.Verifiers) error {
 		}
 		p.proved(chain, entry)
 	}
+	return ctx.Err()
 }
 
 func (p *Posture) proved(chain *trail.Chain, entry trail.Entry) {

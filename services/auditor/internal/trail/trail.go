@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -99,7 +98,7 @@ func (t *Trail) keep(ctx context.Context, m jetstream.Msg, fill func(context.Con
 
 func (t *Trail) store(ctx context.Context, record *pawlv1.AuditRecord) error {
 	err := t.d.Bus.Publish(ctx, audit.Subject(record), record, nil)
-	if refused := new(jetstream.APIError); errors.As(err, &refused) && refused.ErrorCode == bus.ErrSubjectTaken {
+	if bus.IsTaken(err) {
 		return nil // recorded before; only the acknowledgement was lost
 	}
 	return err

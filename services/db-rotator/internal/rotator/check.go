@@ -28,12 +28,26 @@ func (f *findings) add(refused bool, finding string) {
 
 // Check looks whether a rotation could be done now. It changes nothing.
 func (o *Rotator) Check(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	return eachNode(c.Members(), func(f *findings, node inventory.Node) error {
+	return append(checkObserver(c), eachNode(c.Members(), func(f *findings, node inventory.Node) error {
 		if node.ReplicaOf != "" {
 			return o.checkReplica(ctx, f, c, node)
 		}
 		return o.checkNode(ctx, f, c, node)
-	})
+	})...)
+}
+
+// checkObserver warns of what stays unseen inside the application's database. It
+// refuses nothing: a credential that has been rotated without an observer still is.
+func checkObserver(c *inventory.Credential) []*pawlv1.Check {
+	f := &findings{node: c.Cluster.Name}
+	if unseen := c.Unseen(); unseen != "" {
+		f.note("warning: %s", unseen)
+	} else if c.LoginDatabase() != c.Cluster.Admin.Database {
+		if _, err := c.Cluster.Observer.Login(); err != nil {
+			f.note("warning: an emergency would keep no evidence from inside database %q, since the db-rotator cannot log in as the observer: %v", c.LoginDatabase(), err)
+		}
+	}
+	return f.checks
 }
 
 // eachNode looks at all nodes at once; the findings are in the order of the nodes.
@@ -67,6 +81,9 @@ func (o *Rotator) checkNode(ctx context.Context, f *findings, c *inventory.Crede
 	}
 	checkHealth(f, health, c.Cluster.Admin.User)
 	checkAccount(ctx, f, admin, c.Cluster.Admin)
+	if err := checkDatabase(ctx, f, admin, c); err != nil {
+		return err
+	}
 	if err := checkFence(ctx, f, admin, c.Role); err != nil {
 		return err
 	}
@@ -135,6 +152,17 @@ func checkAccount(ctx context.Context, f *findings, admin *postgres.Admin, accou
 	default:
 		f.refuse("no new session could be opened: %v", err)
 	}
+}
+
+// checkDatabase warns if the admin logs in to a database of the application's: its
+// owner decides what a session finds there.
+func checkDatabase(ctx context.Context, f *findings, admin *postgres.Admin, c *inventory.Credential) error {
+	owns, err := admin.IsOwnedBy(ctx, c.Role)
+	if owns && !c.IsOwn() {
+		f.note("warning: %q owns database %q, to which Pawl's admin logs in. Fix: name another one in clusters.%s.admin.database, and run there what `pawl init --admin-sql` prints",
+			c.Role, c.Cluster.Admin.Database, c.Cluster.Name)
+	}
+	return err
 }
 
 func checkFence(ctx context.Context, f *findings, admin *postgres.Admin, role string) error {
@@ -214,7 +242,7 @@ func may(role postgres.Role) string {
 // rotation's password it carries. Refused marks what disagrees with every
 // sealed credential.
 func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
-	f := &findings{node: "sealed credentials"}
+	f := &findings{node: "sealed credentials", checks: checkObserver(c)}
 	envelopes, closed, _, err := o.known(ctx, c.Name)
 	if err != nil {
 		f.refuse("%v", err)
@@ -231,6 +259,9 @@ func (o *Rotator) Examine(ctx context.Context, c *inventory.Credential) []*pawlv
 func (o *Rotator) examineNode(ctx context.Context, f *findings, c *inventory.Credential, node inventory.Node, envelopes []*sealed.Credential) error {
 	admin, err := o.admin(c, node)
 	if err != nil {
+		return err
+	}
+	if err := checkDatabase(ctx, f, admin, c); err != nil {
 		return err
 	}
 	roles, err := admin.RoleStates(ctx, c.Logins()...)

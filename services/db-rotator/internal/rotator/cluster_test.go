@@ -104,7 +104,7 @@ func (w *cluster) expectSame(login string) {
 func (w *cluster) held() (all []string) {
 	w.t.Helper()
 	for i, s := range w.servers {
-		admin, err := postgres.NewAdmin(inventory.Node{Name: w.credential.Nodes[i].Name, Host: s.Host, Port: s.Port}, w.credential.Cluster.Admin, nil)
+		admin, err := postgres.NewAdmin(inventory.Node{Name: w.credential.Nodes[i].Name, Host: s.Host, Port: s.Port}, w.credential.Cluster, nil)
 		if err != nil {
 			w.t.Fatal(err)
 		}

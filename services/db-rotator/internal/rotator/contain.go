@@ -103,7 +103,7 @@ func (k *containment) decide(r *service.Rotation) {
 	bare := r.Requested().GetBareSince()
 	began, _ := r.State.Has(saga.Requested)
 	k.found.Returns = basis
-	k.found.Clean = r.Credential.Strategy == inventory.Alternating && (!k.exists && !k.away(r.Credential.Nodes) || bare != nil && !k.had && began.At.Sub(bare.AsTime()) > k.timeout)
+	k.found.Clean = r.Credential.Strategy == inventory.Alternating && (!k.exists && !k.away(r.Credential.Nodes) || bare != nil && !k.had && r.Clock.Since(bare.AsTime())-r.Clock.Since(began.At) > k.timeout)
 	if k.found.Clean {
 		k.found.Returns = other(r.Credential, basis)
 	}

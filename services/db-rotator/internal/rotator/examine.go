@@ -6,6 +6,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -17,6 +18,12 @@ func (r *Reconciler) Examine(ctx context.Context, c *inventory.Credential) []*pa
 	log, err := r.log(ctx, c.Name)
 	if err != nil {
 		return append(checks, &pawlv1.Check{Target: "log", Finding: err.Error(), Refused: true})
+	}
+	switch verdict, err := r.standing(ctx, log); {
+	case err != nil:
+		return append(checks, &pawlv1.Check{Target: "log", Finding: err.Error(), Refused: true})
+	case verdict.Standing != restored.Agrees:
+		return append(checks, &pawlv1.Check{Target: c.Name, Finding: fmt.Sprintf("%s: %s", verdict.Standing, verdict.Why), Refused: true})
 	}
 	e, err := r.rotator.expect(ctx, c, log)
 	if err != nil {

@@ -74,6 +74,7 @@ type watch struct {
 	begin     *pawlv1.Requested
 	contained *pawlv1.Contained
 	staged    *pawlv1.Staged
+	issued    time.Time          // when that was stored
 	envelope  *sealed.Credential // nil: not made yet
 	refused   bool               // a login that was altered
 }
@@ -88,7 +89,7 @@ func (g *watch) read(log bus.Log) {
 		g.contained = e.Body.GetContained()
 	}
 	if e := log.Find(saga.Staged); e != nil {
-		g.staged = e.Body.GetStaged()
+		g.staged, g.issued = e.Body.GetStaged(), e.At
 	}
 }
 
@@ -119,7 +120,13 @@ func (g *watch) pass(ctx context.Context) (altered []inventory.Node) {
 	return slices.CompactFunc(altered, func(a, b inventory.Node) bool { return a.Name == b.Name })
 }
 
+// passOne leaves a server alone that a later rotation has reached: by the log the guard
+// may know of that only half a second later, and what it calls stolen is the login to
+// which the application has turned by then.
 func (g *watch) passOne(ctx context.Context, admin *postgres.Admin) (altered bool) {
+	if stored, err := admin.Stored(ctx, g.c.Role); err == nil && stored.Generation > max(g.begin.GetGeneration(), g.staged.GetFence()) {
+		return false
+	}
 	e := postgres.Eviction{Logins: stolen(g.contained)}
 	if _, pending := g.contained.GetPending()[admin.Node]; pending && g.o.stillOld(ctx, admin, g.contained) {
 		e.Logins = append(e.Logins, g.contained.GetReturns())
@@ -152,7 +159,7 @@ func (g *watch) putRight(ctx context.Context, nodes []inventory.Node) {
 	c.Nodes = nodes
 	f := postgres.Fence{Role: c.Role, Generation: g.begin.GetGeneration(), Phase: phaseRetire, Rotation: g.rotation}
 	err := g.o.onEach(ctx, &c, "put right", func(ctx context.Context, s *primary) error {
-		return g.o.inOrder(ctx, g.o.newContainment(g.c, f, g.stillDue), g.contained, s, g.envelope)
+		return g.o.inOrder(ctx, g.o.newContainment(g.c, f, g.stillDue), g.contained, g.issued, s, g.envelope)
 	})
 	if err != nil && !errors.As(err, new(*saga.NotYet)) {
 		effect.Warn(ctx, "not put right, tried again: %v", err)

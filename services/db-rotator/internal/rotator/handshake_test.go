@@ -3,6 +3,7 @@ package rotator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -232,8 +233,11 @@ func TestHandshakeWithALoginThatDoesNotReturnIsRefused(t *testing.T) {
 	w.logsIn(w.envelope(r.ID), "")
 }
 
+// TestLeastPrivilegedAdminContains without an observer, and never enters the
+// application's database: what is not seen there is told, and holds nothing up.
 func TestLeastPrivilegedAdminContains(t *testing.T) {
 	w := leastWorld(t, "least_stolen", inventory.InPlace)
+	d := w.watched()
 	w.sql("CREATE TABLE least_stolen_table (); GRANT ALL ON least_stolen_table TO least_stolen", "CREATE ROLE friend_of_least LOGIN IN ROLE least_stolen")
 	stolen := w.envelope(w.basis)
 	password, verifier := newPassword(t)
@@ -255,8 +259,16 @@ func TestLeastPrivilegedAdminContains(t *testing.T) {
 		t.Error("a session that acted as the stolen role lives")
 	}
 	var left int
-	if err := super.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_prepared_xacts) + (SELECT count(*) FROM pg_auth_members WHERE roleid = 'least_stolen'::regrole AND member = 'admin_of_least_stolen'::regrole AND NOT admin_option)").Scan(&left); err != nil || left > 0 {
-		t.Errorf("%d prepared transactions or memberships of Pawl's own are left, %v", left, err)
+	if err := super.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_prepared_xacts) + (SELECT count(*) FROM pg_auth_members WHERE roleid = 'least_stolen'::regrole AND member = 'admin_of_least_stolen'::regrole AND NOT admin_option)"+
+		" + (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'pawl\\_prepared\\_%')").Scan(&left); err != nil || left > 0 {
+		t.Errorf("%d prepared transactions, or memberships or logins of Pawl's own are left, %v", left, err)
+	}
+	d.awaits(t, evidence.Catalogue, 1)
+	if kept := fmt.Sprint(d.of(evidence.Catalogue)); !strings.Contains(kept, "add clusters.ruvector.observer") {
+		t.Errorf("evidence does not say what was not seen: %s", kept)
+	}
+	if users, err := server.Entered(w.credential.Database); err != nil || slices.Contains(users, w.credential.Cluster.Admin.User) || !slices.Contains(users, "least_stolen") {
+		t.Errorf("%q logged in to the application's database (%v)", users, err)
 	}
 	w.do(w.Issue, r, saga.Staged)
 	w.logsIn(w.envelope(r.ID), "")

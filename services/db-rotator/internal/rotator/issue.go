@@ -33,8 +33,29 @@ func (o *Rotator) Issue(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err := o.issueOn(ctx, r, nodes, envelope, staged.CommittedAt); err != nil {
 		return nil, err
 	}
+	if staged.Fence, err = o.ahead(ctx, r, nodes); err != nil {
+		return nil, err
+	}
 	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password on %s", envelope.User, nodeNames(nodes)),
 		Detail: &pawlv1.Event_Staged{Staged: staged}}, nil
+}
+
+// ahead is the counter of the database's fence where that is ahead of the log, which
+// an emergency passes all the same; 0 elsewhere. The next rotation goes on from there.
+func (o *Rotator) ahead(ctx context.Context, r *service.Rotation, nodes []inventory.Node) (counter uint64, err error) {
+	c := *r.Credential
+	c.Nodes = nodes
+	var mu sync.Mutex
+	err = o.onEach(ctx, &c, "read fence", func(ctx context.Context, s *primary) error {
+		stored, err := s.Stored(ctx, c.Role)
+		mu.Lock()
+		defer mu.Unlock()
+		if stored.Generation > r.Requested().GetGeneration() {
+			counter = max(counter, stored.Generation)
+		}
+		return err
+	})
+	return counter, err
 }
 
 // decideAnew returns this rotation's sealed credential, making it at first. Of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // leastWorld is a world whose admin has what `pawl init --admin-sql` gives, in
@@ -62,8 +64,8 @@ func (w *world) erase(flow string) {
 
 func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
 	w := leastWorld(t, "least", inventory.Alternating)
-	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, `"least_b" will be created`) {
-		t.Errorf("checks %v; want none refused", checks)
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, `"least_b" will be created`) || !finding(checks, false, "warning: clusters.ruvector.observer: is missing, and the admin never logs in to database \"postgres\"") {
+		t.Errorf("checks %v; want none refused, and the missing observer named", checks)
 	}
 	w.erase(saga.Alternating) // makes the sibling
 	w.erase(saga.Alternating)
@@ -82,8 +84,8 @@ func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
 	w.credential.Strategy = inventory.InPlace
 	w.erase(saga.InPlace)
 	w.logsIn(w.envelope(w.basis), "")
-	if checks := w.Examine(t.Context(), w.credential); finding(checks, true, "") {
-		t.Errorf("examine %v; want agreement", checks)
+	if checks := w.Examine(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, "warning: clusters.ruvector.observer: is missing") {
+		t.Errorf("examine %v; want agreement, and the missing observer named", checks)
 	}
 	reconciled, err := w.lead(t.Context(), w.credential, w.credential.Primary())
 	if err != nil {
@@ -94,6 +96,26 @@ func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
 	}
 	if held, err := reconciled.Holdings(t.Context(), w.credential.Logins(), []string{"least"}); err != nil || held.Fences["least"].Generation == 0 {
 		t.Errorf("what the node holds: %v, %v", held.Fences, err)
+	}
+	if users, err := server.Entered(w.credential.Database); err != nil || slices.Contains(users, w.credential.Cluster.Admin.User) || !slices.Contains(users, "least") {
+		t.Errorf("%q logged in to the application's database (%v)", users, err)
+	}
+}
+
+func TestAnAdminInTheApplicationsOwnDatabaseIsWarnedOf(t *testing.T) {
+	w := leastWorld(t, "landlord", inventory.InPlace)
+	warned := func(checks []*pawlv1.Check) bool {
+		return finding(checks, false, `warning: "landlord" owns database "of_landlord", to which Pawl's admin logs in. Fix: name another one in clusters.ruvector.admin.database`)
+	}
+	if warned(w.Check(t.Context(), w.credential)) {
+		t.Error("warned of a database that is nobody's")
+	}
+	w.sql("ALTER DATABASE of_landlord OWNER TO landlord")
+	if plan := w.Check(t.Context(), w.credential); !warned(plan) || finding(plan, true, "") {
+		t.Errorf("plan: %v; want a warning, and nothing refused", plan)
+	}
+	if doctor := w.Examine(t.Context(), w.credential); !warned(doctor) || finding(doctor, true, "") {
+		t.Errorf("doctor: %v; want a warning, and no disagreement", doctor)
 	}
 }
 

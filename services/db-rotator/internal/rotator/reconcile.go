@@ -11,6 +11,7 @@ import (
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/secret"
 	"pawl.dev/internal/service"
@@ -25,7 +26,9 @@ type Reconciler struct {
 	rotator *Rotator
 	d       service.Dependencies
 	log     func(ctx context.Context, credential string) (bus.Log, error)
-	every   time.Duration
+	// standing is restored.Of: what the log of a restored store is worth.
+	standing func(ctx context.Context, log bus.Log) (restored.Verdict, error)
+	every    time.Duration
 
 	mu       sync.Mutex
 	expected map[string]*expectation     // by credential
@@ -37,11 +40,15 @@ type Reconciler struct {
 // whose history has changed at once.
 func NewReconciler(o *Rotator, d service.Dependencies, every time.Duration) *Reconciler {
 	return &Reconciler{rotator: o, d: d, every: every, log: d.Bus.ReadNewest,
+		standing: func(ctx context.Context, log bus.Log) (restored.Verdict, error) { return restored.Of(ctx, d.Bus, log) },
 		expected: map[string]*expectation{}, history: map[string]postgres.History{}, said: map[string]string{}}
 }
 
 // Run reconciles until ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
+	var comparing sync.WaitGroup
+	defer comparing.Wait()
+	comparing.Go(func() { r.compareRestored(ctx) })
 	tick := time.NewTicker(max(r.every/10, min(r.every, time.Second)))
 	defer tick.Stop()
 	var last time.Time
@@ -158,9 +165,12 @@ func (r *Reconciler) expectation(ctx context.Context, c *inventory.Credential) (
 	if e != nil && e.seq == log.LastSeq() && e.fence.Rotation == log.Rotation {
 		return e, nil
 	}
+	if verdict, err := r.standing(ctx, log); err != nil || verdict.Standing != restored.Agrees {
+		return nil, err // the node may be right, and the log old
+	}
 	// What a process has left undone that has died.
 	if state, err := log.Fold(); err == nil && state.Flow.Urgent && log.Find(saga.Contained) != nil {
-		if contained := log.Find(saga.Contained); time.Since(contained.At) < evidenceFor {
+		if contained := log.Find(saga.Contained); r.d.Clock.Since(contained.At) < evidenceFor {
 			r.rotator.gather(c, log.Rotation, contained.Body.GetContained())
 		}
 		if state.Open() && log.Find(saga.Staged) != nil {

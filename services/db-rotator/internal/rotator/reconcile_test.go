@@ -17,6 +17,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
@@ -43,7 +44,9 @@ func reconcilingAt(t *testing.T, at *world) *reconciling {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Reconciler = &Reconciler{rotator: w.Rotator, every: time.Hour,
+	w.Reconciler = &Reconciler{rotator: w.Rotator, every: time.Hour, standing: func(context.Context, bus.Log) (restored.Verdict, error) {
+		return restored.Verdict{Standing: restored.Agrees}, nil
+	},
 		log:      func(context.Context, string) (bus.Log, error) { return logOf(w.newest), nil },
 		expected: map[string]*expectation{}, history: map[string]postgres.History{}, said: map[string]string{},
 		d: service.Dependencies{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: metrics, Tracer: noop.NewTracerProvider().Tracer(""),

@@ -34,13 +34,14 @@ func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	o.gather(r.Credential, r.ID, everywhereAt(r))
 	var mu sync.Mutex
 	var waits []error
+	issued, _ := r.State.Has(saga.Staged)
 	err = o.onEach(ctx, r.Credential, "look for handshakes", func(ctx context.Context, s *primary) error {
-		left, err := handshakes(ctx, s, r.Credential.Role)
+		left, err := o.handshakes(ctx, s, r.Credential, issued.At)
 		if err != nil {
 			return err
 		}
 		k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
-		err = o.inOrder(ctx, k, r.Events[saga.Contained].GetContained(), s, envelope)
+		err = o.inOrder(ctx, k, r.Events[saga.Contained].GetContained(), issued.At, s, envelope)
 		if err == nil && left > 0 {
 			err = &saga.NotYet{Again: min(left+10*time.Millisecond, 10*time.Second), Why: "a handshake from before may last as long as authentication_timeout: whoever comes in by one is ended"}
 		}
@@ -102,7 +103,7 @@ func (o *Rotator) lastLook(ctx context.Context, r *service.Rotation, s *primary)
 // inOrder checks one node. Where whoever slipped in has changed a login before he
 // was ended, it is refused once more, for as long as a handshake may last: each
 // that is under way with what he set could set it again. Then the login returns.
-func (o *Rotator) inOrder(ctx context.Context, k *containment, contained *pawlv1.Contained, s *primary, envelope *sealed.Credential) error {
+func (o *Rotator) inOrder(ctx context.Context, k *containment, contained *pawlv1.Contained, issued time.Time, s *primary, envelope *sealed.Credential) error {
 	returning, err := s.RoleState(ctx, envelope.User)
 	if err != nil {
 		return err
@@ -124,7 +125,7 @@ func (o *Rotator) inOrder(ctx context.Context, k *containment, contained *pawlv1
 	case returning.CanLogin:
 		return nil
 	}
-	left, err := handshakes(ctx, s, k.fence.Role)
+	left, err := o.handshakes(ctx, s, k.c, issued)
 	if err != nil {
 		return err
 	}
@@ -137,14 +138,43 @@ func (o *Rotator) inOrder(ctx context.Context, k *containment, contained *pawlv1
 }
 
 // handshakes is how long one may still succeed that had begun when the node last
-// passed the fence; 0: none can.
-func handshakes(ctx context.Context, s *primary, role string) (time.Duration, error) {
+// passed the fence; 0: none can. issued is when the event of the new password was
+// stored: the node passed the fence shortly before, or since. So the fence is not older
+// than that if the server's clock went forward.
+func (o *Rotator) handshakes(ctx context.Context, s *primary, c *inventory.Credential, issued time.Time) (time.Duration, error) {
 	timeout, err := s.AuthenticationTimeout(ctx)
 	if err != nil {
 		return 0, err
 	}
-	stored, err := s.Stored(ctx, role)
-	return max(0, timeout+letIn-stored.Age), err
+	stored, err := s.Stored(ctx, c.Role)
+	if err != nil {
+		return 0, err
+	}
+	return max(0, timeout+letIn-o.passed(c.Cluster.Name+"/"+s.Node, stored, o.clock.Since(issued))), nil
+}
+
+// passage is a fence that was passed, as this process has first seen it.
+type passage struct {
+	fence postgres.Fence // without its age
+	age   time.Duration  // then
+	seen  time.Time
+}
+
+// passed returns how long ago a node has passed its fence, at most that long: as the
+// server's clock said when this process first asked, and as this process has measured
+// since. So a step of either clock neither ends the watch early nor prolongs it.
+func (o *Rotator) passed(node string, stored postgres.Fence, atMost time.Duration) time.Duration {
+	age := max(0, min(stored.Age, atMost))
+	stored.Age = 0
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := node + "/" + stored.Role
+	p, ok := o.passages[key]
+	if !ok || p.fence != stored {
+		p = passage{stored, age, time.Now()}
+		o.passages[key] = p
+	}
+	return p.age + time.Since(p.seen)
 }
 
 // refuseAgain refuses both logins on a node, and ends who is in.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/clock"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/evidence"
 	"pawl.dev/internal/inventory"
@@ -48,17 +49,24 @@ type Rotator struct {
 	keeper    evidence.Keeper // of evidence; nil: none is kept
 	note      func(ctx context.Context, n *pawlv1.Note)
 
+	clock *clock.Clock // nil: the machine's
+
 	mu     sync.Mutex
 	admins map[string]*postgres.Admin // by cluster and node
 	behind map[string]func()          // what runs in the background, by what it is: ends it
-	newest func(ctx context.Context, credential string) (bus.Log, error)
+	// passages are the fences of emergencies that are not released yet, by node and role.
+	passages map[string]passage
+	newest   func(ctx context.Context, credential string) (bus.Log, error)
 }
 
 // New returns a rotator that is not connected yet. newest reads a credential's
 // log, for the guards of emergencies; nil: there are none.
 func New(envelopes Envelopes, newest func(ctx context.Context, credential string) (bus.Log, error)) *Rotator {
-	return &Rotator{envelopes: envelopes, newest: newest, admins: map[string]*postgres.Admin{}, behind: map[string]func(){}}
+	return &Rotator{envelopes: envelopes, newest: newest, admins: map[string]*postgres.Admin{}, behind: map[string]func(){}, passages: map[string]passage{}}
 }
+
+// KeepTime has the rotator go by that clock. Call it before the first step.
+func (o *Rotator) KeepTime(c *clock.Clock) { o.clock = c }
 
 // Close ends the sessions.
 func (o *Rotator) Close() {
@@ -106,7 +114,7 @@ func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres
 	if o.envelopes != nil { // but where a person breaks the glass
 		others = o.envelopes.Logins
 	}
-	admin, err := postgres.NewAdmin(node, c.Cluster.Admin, others)
+	admin, err := postgres.NewAdmin(node, c.Cluster, others)
 	if err == nil {
 		o.admins[key] = admin
 	}

@@ -205,7 +205,7 @@ func (o *Rotator) catalogue(ctx context.Context, keeper evidence.Keeper, c *inve
 	}
 	s := evidence.Snapshot{Credential: c.Name, Rotation: rotation, Node: node.Name, Kind: evidence.Catalogue, At: time.Now()}
 	within, cancel := context.WithTimeoutCause(ctx, lookFor, errors.New("not read within the time for it"))
-	s.Tables = admin.Evidence(within, logins, c.Database)
+	s.Tables = admin.Evidence(within, logins, c.LoginDatabase())
 	cancel()
 	if !anyhow && !slices.ContainsFunc(s.Tables, func(t postgres.Table) bool { return t.Unread == "" }) {
 		return errors.New(s.Tables[0].Unread)

@@ -32,7 +32,7 @@ func TestCommandTimeoutKillsGrandchildren(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	consumer.Eventually(t, "the grandchild to be gone", func() bool {
-		_, err := fromPIDFile(grandchild)
+		_, err := fromPIDFile(inventory.Process{PIDFile: grandchild})
 		return errors.Is(err, errNotRunning)
 	})
 
@@ -47,7 +47,7 @@ func TestCommandMayLeaveADaemonThatHoldsItsOutput(t *testing.T) {
 	if err := shell(dir, "sleep 60 & echo $! > daemon", time.Minute).Restart(t.Context(), cause()); err != nil {
 		t.Error(err)
 	}
-	daemon, err := fromPIDFile(filepath.Join(dir, "daemon"))
+	daemon, err := fromPIDFile(inventory.Process{PIDFile: filepath.Join(dir, "daemon")})
 	if err != nil {
 		t.Fatalf("the daemon was not left alone: %v", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pawl.dev/internal/inventory"
 )
 
 // clockSlack is by how much two clocks that should agree may not: file system
@@ -28,20 +30,18 @@ type process struct {
 }
 
 // fromPIDFile finds the process that wrote the pid file. A process that started
-// after the file was written is a stranger with a reused number, and not it.
-func fromPIDFile(path string) (*process, error) {
-	content, err := os.ReadFile(path)
+// after the file was written is a stranger with a reused number, and not it. Nor is
+// one of another user: see mayName.
+func fromPIDFile(of inventory.Process) (*process, error) {
+	path := of.PIDFile
+	n, err := readNote(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("pid file %s is missing: %w", path, errNotRunning)
 	case err != nil:
-		return nil, fmt.Errorf("pid file: %w", err)
+		return nil, fmt.Errorf("pid file %s: %w", path, err)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("pid file: %w", err)
-	}
-	pid, err := parsePID(string(content))
+	pid, err := parsePID(n.content)
 	if err != nil {
 		return nil, fmt.Errorf("pid file %s: %w", path, err)
 	}
@@ -49,10 +49,14 @@ func fromPIDFile(path string) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pid file %s: process %d: %w", path, pid, err)
 	}
-	if p.started.After(info.ModTime().Add(clockSlack)) {
+	if err := n.mayName(p, of.User); err != nil {
+		p.release()
+		return nil, fmt.Errorf("pid file %s: %w", path, err)
+	}
+	if written := time.Unix(n.info.Mtim.Unix()); p.started.After(written.Add(clockSlack)) {
 		p.release()
 		return nil, fmt.Errorf("pid file %s is stale: process %d started at %s, after the file was written at %s: %w",
-			path, pid, p.started.Format(time.RFC3339), info.ModTime().Format(time.RFC3339), errNotRunning)
+			path, pid, p.started.Format(time.RFC3339), written.Format(time.RFC3339), errNotRunning)
 	}
 	return p, nil
 }

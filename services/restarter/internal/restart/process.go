@@ -42,7 +42,7 @@ func (s signalled) Restart(ctx context.Context, _ Cause) error {
 	if err != nil {
 		return err
 	}
-	p, err := fromPIDFile(s.PIDFile)
+	p, err := fromPIDFile(s.Process)
 	if err != nil {
 		return fmt.Errorf("signal %s: %w", s.Signal, err)
 	}
@@ -57,7 +57,7 @@ func (s signalled) Check(context.Context) (string, error) {
 	if _, err := s.number(); err != nil {
 		return "", err
 	}
-	p, err := fromPIDFile(s.PIDFile)
+	p, err := fromPIDFile(s.Process)
 	if err != nil {
 		return "", err
 	}
@@ -78,7 +78,7 @@ func (r replaced) Restart(ctx context.Context, cause Cause) error {
 		return err
 	}
 	defer unlock()
-	old, err := fromPIDFile(r.PIDFile)
+	old, err := fromPIDFile(r.Process)
 	switch {
 	case errors.Is(err, errNotRunning):
 		effect.Warn(ctx, "consumer %s: nothing to stop: %v", cause.Consumer, err)
@@ -100,7 +100,7 @@ func (r replaced) Restart(ctx context.Context, cause Cause) error {
 // is on the pid file's folder, ends with the process that holds it, and leaves
 // nothing behind.
 func (r replaced) lock(ctx context.Context) (unlock func(), err error) {
-	dir, err := os.Open(filepath.Dir(r.PIDFile))
+	dir, err := os.OpenFile(filepath.Dir(r.PIDFile), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("pid file's folder: %w", err)
 	}
@@ -157,7 +157,7 @@ func (r replaced) start(ctx context.Context, cause Cause) error {
 
 	var failed error
 	err := health.Await(ctx, processInterval, func(context.Context) error {
-		p, err := fromPIDFile(r.PIDFile)
+		p, err := fromPIDFile(r.Process)
 		if err == nil {
 			p.release()
 			return nil
@@ -192,7 +192,7 @@ func (r replaced) Check(context.Context) (string, error) {
 	if err := r.program().Find(); err != nil {
 		return "", fmt.Errorf("start: %w", err)
 	}
-	p, err := fromPIDFile(r.PIDFile)
+	p, err := fromPIDFile(r.Process)
 	if errors.Is(err, errNotRunning) {
 		return fmt.Sprintf("nothing to stop, will be started (%v)", err), nil
 	}

@@ -55,7 +55,7 @@ func TestStalePIDFileDoesNotSignalAStranger(t *testing.T) {
 	if err := For(inventory.Restart{Process: p}).Restart(t.Context(), cause()); err != nil {
 		t.Error(err)
 	}
-	ours, err := fromPIDFile(path)
+	ours, err := fromPIDFile(inventory.Process{PIDFile: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestStartThatDoesNotComeUpIsReportedAndNotLeftBehind(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	consumer.Eventually(t, "the failed start to be gone", func() bool {
-		_, err := fromPIDFile(filepath.Join(dir, "other"))
+		_, err := fromPIDFile(inventory.Process{PIDFile: filepath.Join(dir, "other")})
 		return errors.Is(err, errNotRunning)
 	})
 }

@@ -8,7 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/clock"
 	"pawl.dev/internal/fault"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
@@ -43,11 +46,12 @@ type Clerk struct {
 	d       service.Dependencies
 	book    *schedule.Book
 	replies *replies
+	limits  *limits
 }
 
 // New returns a clerk.
 func New(d service.Dependencies) *Clerk {
-	return &Clerk{d: d, book: schedule.New(d.Inventory), replies: &replies{waiting: map[string][]string{}, given: map[string]*nats.Msg{}}}
+	return &Clerk{d: d, book: schedule.New(d.Inventory), replies: &replies{waiting: map[string][]string{}, order: map[string][]waiter{}, given: map[string]*nats.Msg{}}, limits: newLimits()}
 }
 
 // Run answers requests until ctx ends.
@@ -57,7 +61,12 @@ func (c *Clerk) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	for stream, durable := range map[string]string{bus.StreamRequest: bus.ConsumerRequests, bus.StreamEmergency: bus.ConsumerEmergencies} {
+	ctx, end := context.WithCancel(ctx)
+	var summing sync.WaitGroup
+	defer func() { end(); summing.Wait() }() // also where a consumer is not there
+	summing.Go(func() { c.summarise(ctx) })
+	summing.Go(func() { c.watchKey(ctx) })
+	for durable, stream := range map[string]string{bus.ConsumerRequests: bus.StreamRequest, bus.ConsumerAsked: bus.StreamAsked, bus.ConsumerEmergencies: bus.StreamEmergency} {
 		slots := make(chan struct{}, 64) // an emergency waits for no request
 		stop, err := service.Consume(ctx, c.d, stream, durable, func(m service.Message) {
 			slots <- struct{}{}
@@ -78,6 +87,7 @@ func (c *Clerk) Run(ctx context.Context) error {
 // request is one request as received.
 type request struct {
 	id         string
+	user       string // who sent it, as the server says
 	credential string
 	rotation   string // the id its rotation gets
 	at         time.Time
@@ -88,6 +98,7 @@ type request struct {
 	header     nats.Header       // whose trace goes on
 	message    jetstream.Msg     // nil of a schedule's, and of an alert's
 	follows    map[string]string // of a schedule's: each member's newest rotation
+	listed     bool              // among those that wait
 }
 
 func (c *Clerk) handle(ctx context.Context, m service.Message) {
@@ -99,16 +110,23 @@ func (c *Clerk) handle(ctx context.Context, m service.Message) {
 		c.d.Log.Error("request without metadata", "error", err)
 		return
 	}
-	kind, credential, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "pawl."), ".")
+	user, credential, emergency := bus.ParseAsked(m.Subject())
 	q := request{
-		id: requestID(m, meta), credential: credential, emergency: kind == "emergency", at: meta.Timestamp,
+		id: requestID(m, meta), user: user, credential: credential, emergency: emergency, at: meta.Timestamp,
 		rotation: RotationID(meta.Timestamp, meta.Sequence.Stream), delivered: meta.NumDelivered, body: &pawlv1.Request{}, header: m.Headers(), message: m,
 	}
-	answer, again, err := c.decide(ctx, &q)
+	var again time.Duration
+	var answer *pawlv1.Answer
+	if q.delivered == 1 { // later it may have begun
+		answer = c.limits.mayAsk(user)
+	}
+	if answer == nil {
+		answer, again, err = c.decide(ctx, &q)
+	}
 	if ctx.Err() != nil {
 		return
 	}
-	if errors.Is(err, saga.ErrUnknownEvent) && time.Since(q.at) > patience {
+	if errors.Is(err, saga.ErrUnknownEvent) && c.d.Clock.Since(q.at) > patience {
 		answer, err = unread(&q, err), nil
 	}
 	if err != nil {
@@ -120,6 +138,12 @@ func (c *Clerk) handle(ctx context.Context, m service.Message) {
 		if err := c.answer(ctx, &q, answer); err != nil {
 			c.d.Log.Warn("answer not stored; the request will be handled again", "request", q.id, "error", err)
 			again = max(again, time.Second)
+		}
+	}
+	if q.listed && again == 0 {
+		if err := c.unlist(ctx, &q); err != nil {
+			c.d.Log.Warn("request is still among those that wait; it will be handled again", "request", q.id, "error", err)
+			again = time.Second
 		}
 	}
 	if again > 0 {
@@ -150,15 +174,17 @@ func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 	if q.emergency {
 		return c.emergency(ctx, q)
 	}
+	if q.body.GetAction() == pawlv1.Action_ACTION_CANCEL {
+		return c.cancel(ctx, q)
+	}
 	members, err := c.together(q)
 	if err != nil {
 		return rejected(err.Error()), 0, nil
 	}
-	if wait := time.Until(q.body.GetNotBefore().AsTime()); q.body.GetNotBefore() != nil && wait > 0 {
-		if q.delivered > 1 {
-			return nil, wait, nil
+	if q.body.GetNotBefore() != nil {
+		if answer, again, err := c.wait(ctx, q); answer != nil || again > 0 || err != nil {
+			return answer, again, err
 		}
-		return &pawlv1.Answer{Outcome: pawlv1.Outcome_OUTCOME_SCHEDULED, Reason: "held until " + q.body.GetNotBefore().AsTime().Format(time.RFC3339)}, wait, nil
 	}
 	switch q.body.GetAction() {
 	case pawlv1.Action_ACTION_PLAN:
@@ -175,6 +201,8 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 	err := bus.DecodeRequest(q.message.Headers(), q.message.Data(), q.body)
 	switch {
 	case err != nil:
+	case bus.ReadOut(q.header):
+		err = errors.New("not a request: somebody had NATS read it out of a stream onto this subject")
 	case len(q.body.ProtoReflect().GetUnknown()) > 0: // stray text can be protobuf, too
 		err = errors.New("not a Request: it has protobuf fields that this version does not know")
 	case q.body.GetNotBefore() != nil && q.body.GetNotBefore().CheckValid() != nil:
@@ -185,6 +213,10 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 		err = fmt.Errorf("%s is no emergency: publish it on %s", actionName(q.body.GetAction()), bus.RequestSubject(q.credential))
 	case q.emergency && (q.body.GetNotBefore() != nil || len(q.body.GetWith()) > 0):
 		err = errors.New("an emergency is of one credential, and at once: leave out not_before and with")
+	case q.body.GetAction() == pawlv1.Action_ACTION_CANCEL && (q.body.GetNotBefore() != nil || len(q.body.GetWith()) > 0):
+		err = errors.New("cancel is of one rotation or request, and at once: leave out not_before and with")
+	case q.body.GetAction() != pawlv1.Action_ACTION_CANCEL && q.body.GetCancels() != "":
+		err = errors.New("cancels: only the action cancel has it")
 	case !q.emergency && q.body.GetGlassBroken():
 		err = errors.New("glass_broken: an emergency follows it, no rotation")
 	case q.emergency && q.body.GetAction() == pawlv1.Action_ACTION_UNSPECIFIED:
@@ -195,14 +227,33 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 		q.body.Action = pawlv1.Action_ACTION_ROTATE
 	}
 	if err == nil {
-		return nil
+		return q.mayAsk()
 	}
 	q.body.Action = pawlv1.Action_ACTION_UNSPECIFIED // it becomes a metric's label
+	if c.limits.spent(q.user) {
+		return err
+	}
 	dead := &pawlv1.Note{Kind: "undecodable", Text: err.Error(), Credential: q.credential}
 	if stored := c.d.Bus.Publish(ctx, bus.DeadSubject(saga.Scheduler), dead, telemetry.Inject(ctx)); stored != nil {
 		c.d.Log.Warn("dead request not stored", "request", q.id, "error", stored)
 	}
 	return err
+}
+
+// mayAsk refuses what only the operator may ask for.
+func (q *request) mayAsk() error {
+	what := ""
+	switch action := q.body.GetAction(); {
+	case q.user == bus.Operator:
+		return nil
+	case action != pawlv1.Action_ACTION_ROTATE && action != pawlv1.Action_ACTION_PLAN:
+		what = actionName(action)
+	case q.body.GetNotBefore() != nil:
+		what = "not_before"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s is the operator's: %s.nk may ask for rotate and plan, and at once. Ask with operator.nk, as `pawl` does", what, q.user)
 }
 
 // admit starts a rotation, of all the members or of none, unless something
@@ -242,7 +293,7 @@ func (c *Clerk) consider(ctx context.Context, q *request, members []*member) (*p
 		}
 	}
 	_, reasons, missing := c.preflight(ctx, q.body.GetAction(), members)
-	if missing != nil && time.Since(q.at) < patience {
+	if missing != nil && c.d.Clock.Since(q.at) < patience {
 		return nil, 500 * time.Millisecond, missing
 	}
 	if reasons != "" {
@@ -294,8 +345,9 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 	return nil
 }
 
-// prepare builds the requested event from the newest rotation, or the refusal.
-func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requested, *pawlv1.Answer, error) {
+// prepare builds the requested event from the newest rotation, or the refusal. One
+// that is held after a restore ends where an adoption begins.
+func prepare(q *request, known *inventory.Credential, log bus.Log, held bool, at *clock.Clock) (*pawlv1.Requested, *pawlv1.Answer, error) {
 	begin := newRequested(q, known)
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
 	if adopting {
@@ -312,20 +364,23 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 	if err != nil {
 		return nil, nil, err
 	}
-	if state.Open() {
+	if state.Open() && !(held && adopting) {
 		refusal := rejected(fmt.Sprintf("rotation %s of %s is still running: it is at %q since %s", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)))
 		refusal.Rotation = log.Rotation
 		return nil, refusal, nil
 	}
 	now := follow(begin, log, state)
+	if state.Open() {
+		begin.Supersedes = log.Rotation
+	}
 	switch {
-	case state.Flow.Kind() == saga.Lock:
+	case state.Flow.Kind() == saga.Lock && !held:
 		return nil, rejected(locked(known.Name, log)), nil
 	case adopting:
 	case now.Rotation == "":
 		return nil, notAdopted, nil
 	case q.body.GetAction() == pawlv1.Action_ACTION_ROLLBACK:
-		if refusal := rollbackOf(begin, log, state); refusal != "" {
+		if refusal := rollbackOf(begin, log, state, at); refusal != "" {
 			return nil, rejected(refusal), nil
 		}
 	}
@@ -335,7 +390,7 @@ func prepare(q *request, known *inventory.Credential, log bus.Log) (*pawlv1.Requ
 // newRequested begins with what the request and the configuration say.
 func newRequested(q *request, known *inventory.Credential) *pawlv1.Requested {
 	return &pawlv1.Requested{
-		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), Role: known.Role,
+		Action: q.body.GetAction(), Request: q.id, Reason: q.body.GetReason(), RequestedBy: q.body.GetRequestedBy(), AuthenticatedAs: q.user, Role: known.Role,
 		Drain: durationpb.New(known.Drain), DrainDeadline: durationpb.New(known.DrainDeadline), Keep: durationpb.New(known.Keep),
 		Generation: 1, Flow: saga.Newest(known.Strategy), Group: q.group,
 	}
@@ -345,15 +400,15 @@ func newRequested(q *request, known *inventory.Credential) *pawlv1.Requested {
 func follow(begin *pawlv1.Requested, log bus.Log, state saga.State) bus.Current {
 	now := bus.CurrentOf(log, state)
 	begin.Basis, begin.BasisUser, begin.BasisGeneration = now.Rotation, now.User, now.Generation
-	begin.Generation = log.Records[0].Body.GetRequested().GetGeneration() + 1
-	if adopted := log.Find(saga.Adopted); adopted != nil {
-		begin.Generation = max(begin.Generation, adopted.Body.GetStaged().GetFence()+1)
-	}
+	begin.Generation = log.Fence() + 1
 	return now
 }
 
+// stolen finds reasons by which what a rotation replaced must not come back.
+var stolen = regexp.MustCompile(`(?i)compromis|leak|stole|steal|theft|breach|expos|disclos|intru`)
+
 // rollbackOf turns begin into the rollback of the newest rotation.
-func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State) (refusal string) {
+func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State, now *clock.Clock) (refusal string) {
 	before := log.Records[0].Body.GetRequested()
 	ended, _ := state.Ended()
 	_, erased := state.Has(saga.Erased)
@@ -361,8 +416,10 @@ func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State) (refusal
 	switch {
 	case ended.Event != saga.Completed || before.GetAction() != pawlv1.Action_ACTION_ROTATE:
 		return fmt.Sprintf("nothing to roll back: the newest rotation, %s, was no completed rotation (%s, %s)", log.Rotation, state.Flow.Name, ended.Event)
-	case erased || time.Until(ended.At.Add(before.GetKeep().AsDuration())) < margin:
+	case erased || before.GetKeep().AsDuration()-now.Since(ended.At) < margin:
 		return fmt.Sprintf("the predecessor is no longer kept: `keep` of %v ended at %s", before.GetKeep().AsDuration(), ended.At.Add(before.GetKeep().AsDuration()).Format(time.RFC3339))
+	case stolen.MatchString(before.GetReason()):
+		return fmt.Sprintf("rotation %s was asked for because %q: its predecessor may be stolen. Fix: `pawl rotate` again; or put a password of your own in the sink and the database, and `pawl adopt`", log.Rotation, before.GetReason())
 	case before.GetBasis() == "":
 		return fmt.Sprintf("rotation %s had no predecessor", log.Rotation)
 	}

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
@@ -64,6 +65,12 @@ func (c *Clerk) resume(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 // answer stores the answer and sends it to whoever waits for it.
 func (c *Clerk) answer(ctx context.Context, q *request, a *pawlv1.Answer) error {
 	refused := a.GetOutcome() == pawlv1.Outcome_OUTCOME_REJECTED
+	_, begin := begins[q.body.GetAction()]
+	begun := begin && a.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED
+	if !begun && !c.limits.keeps(q.user, cmp.Or(a.GetReason(), actionName(q.body.GetAction()))) {
+		c.count(q, a)
+		return c.d.Bus.Send(bus.RefusedSubject(q.id), a, nats.Header{digestHeader: {digest(q.message.Subject(), q.message.Headers(), q.message.Data())}})
+	}
 	if refused {
 		if err := c.refuse(ctx, q, a); err != nil {
 			return err
@@ -75,7 +82,7 @@ func (c *Clerk) answer(ctx context.Context, q *request, a *pawlv1.Answer) error 
 		return err
 	}
 	action, outcome := c.count(q, a)
-	if _, began := begins[q.body.GetAction()]; refused || began && a.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED {
+	if refused || begun {
 		return nil // requested is the record, or the refusal
 	}
 	c.d.Note(ctx, &pawlv1.Note{Kind: "request " + outcome, Credential: q.credential, Rotation: a.GetRotation(), Actor: q.body.GetRequestedBy(),
@@ -93,7 +100,10 @@ func (c *Clerk) count(q *request, a *pawlv1.Answer) (action, outcome string) {
 // refuse notes a refusal before it is told: an answer is kept for a month, the
 // note for ever. Noted twice, it is one.
 func (c *Clerk) refuse(ctx context.Context, q *request, a *pawlv1.Answer) error {
-	kind, _, _ := strings.Cut(strings.TrimPrefix(q.message.Subject(), "pawl."), ".")
+	kind := "request"
+	if q.emergency {
+		kind = "emergency"
+	}
 	header := telemetry.Inject(trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.message.Headers())))
 	header.Set(jetstream.MsgIDHeader, "refused-"+kind+"-"+q.rotation)
 	text := strings.TrimSpace(kind + " " + q.id + " " + actionName(q.body.GetAction()) + ": " + a.GetReason())
@@ -121,7 +131,11 @@ func requestID(m jetstream.Msg, meta *jetstream.MsgMetadata) string {
 	if id := m.Headers().Get(jetstream.MsgIDHeader); bus.ValidToken(id) {
 		return id
 	}
-	return strconv.FormatUint(meta.Sequence.Stream, 10)
+	id := strconv.FormatUint(meta.Sequence.Stream, 10)
+	if user, _, _ := bus.ParseAsked(m.Subject()); user != bus.Operator { // the streams count apart
+		id = user + "-" + id
+	}
+	return id
 }
 
 // RotationID derives from the request alone, so that the same request cannot
@@ -138,8 +152,19 @@ func RotationID(at time.Time, seq uint64) string {
 type replies struct {
 	mu      sync.Mutex
 	waiting map[string][]string  // digest of the request to reply subjects, oldest first
+	order   map[string][]waiter  // by user, oldest first: those that wait, and some that do no longer
 	given   map[string]*nats.Msg // digest of a request with an id to its answer
 }
+
+// waiter is a reply subject, and until when it is remembered.
+type waiter struct {
+	key, reply string
+	until      time.Time
+}
+
+// mostWait is how many reply subjects are remembered of one user. Of a flood that the
+// stream does not take, nobody else tells.
+const mostWait = 10_000
 
 const (
 	digestHeader = "Pawl-Request-Digest"
@@ -171,17 +196,17 @@ func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
 			_ = s.Unsubscribe() // the connection is about to close
 		}
 	}
-	for _, subject := range []string{bus.RequestSubject("*"), bus.EmergencySubject("*")} {
+	for _, subject := range []string{bus.RequestSubject("*"), bus.AskedSubject("*", "*"), bus.EmergencySubject("*")} {
 		asked, err := b.NATS.QueueSubscribe(subject, saga.Scheduler, func(m *nats.Msg) {
 			if m.Reply == "" {
 				return
 			}
 			key := digest(m.Subject, m.Header, m.Data)
-			if answer := r.wait(key, m.Reply); answer != nil {
+			user, _, _ := bus.ParseAsked(m.Subject)
+			if answer := r.wait(user, key, m.Reply); answer != nil {
 				send(m.Reply, answer)
 				return
 			}
-			time.AfterFunc(remembered, func() { r.forget(key, m.Reply) })
 		})
 		if err != nil {
 			stop()
@@ -189,27 +214,37 @@ func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
 		}
 		subscriptions = append(subscriptions, asked)
 	}
-	answered, err := b.NATS.Subscribe("pawl.answer.*", func(m *nats.Msg) {
-		for _, reply := range r.take(m.Header.Get(digestHeader), m) {
-			send(reply, m)
+	for _, subject := range []string{bus.AnswerSubject("*"), bus.RefusedSubject("*")} {
+		answered, err := b.NATS.Subscribe(subject, func(m *nats.Msg) {
+			for _, reply := range r.take(m.Header.Get(digestHeader), m) {
+				send(reply, m)
+			}
+		})
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("answers: %w", err)
 		}
-	})
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("answers: %w", err)
+		subscriptions = append(subscriptions, answered)
 	}
-	subscriptions = append(subscriptions, answered)
 	return stop, nil
 }
 
-// wait adds a reply subject, unless the answer is there already.
-func (r *replies) wait(key, reply string) (answer *nats.Msg) {
+// wait adds a reply subject, unless the answer is there already. It forgets those of
+// the user's that waited too long, and the oldest of too many.
+func (r *replies) wait(user, key, reply string) (answer *nats.Msg) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if answer = r.given[key]; answer == nil {
-		r.waiting[key] = append(r.waiting[key], reply)
+	if answer = r.given[key]; answer != nil {
+		return answer
 	}
-	return answer
+	now, order := time.Now(), r.order[user]
+	for len(order) > 0 && (len(order) >= mostWait || now.After(order[0].until)) {
+		r.forget(order[0])
+		order = order[1:]
+	}
+	r.waiting[key] = append(r.waiting[key], reply)
+	r.order[user] = append(order, waiter{key, reply, now.Add(remembered)})
+	return nil
 }
 
 // take removes and returns the reply subjects that an answer is for: all of a
@@ -234,12 +269,10 @@ func (r *replies) take(key string, answer *nats.Msg) []string {
 	return taken
 }
 
-// forget removes a reply subject that waits no longer.
-func (r *replies) forget(key, reply string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i := slices.Index(r.waiting[key], reply); i >= 0 {
-		r.keep(key, slices.Delete(r.waiting[key], i, i+1))
+// forget removes a reply subject, if it still waits.
+func (r *replies) forget(w waiter) {
+	if i := slices.Index(r.waiting[w.key], w.reply); i >= 0 {
+		r.keep(w.key, slices.Delete(r.waiting[w.key], i, i+1))
 	}
 }
 

@@ -37,8 +37,10 @@ func (c *Clerk) emergency(ctx context.Context, q *request) (*pawlv1.Answer, time
 	if m.log, err = c.d.Bus.ReadNewest(ctx, known.Name); err != nil {
 		return nil, 0, err
 	}
+	why, err := c.held(ctx, m.log)
+	held := why != "" || err != nil // an emergency does not wait for what it can do without
 	refusal := ""
-	if m.begin, refusal, err = supersede(q, known, m.log); err != nil {
+	if m.begin, refusal, err = supersede(q, known, m.log, held); err != nil {
 		return nil, 0, err
 	}
 	if refusal != "" {
@@ -92,8 +94,10 @@ func (c *Clerk) Contain(ctx context.Context, a Alarm) (*pawlv1.Answer, error) {
 }
 
 // supersede builds the emergency's requested event from the newest rotation,
-// open or not, or says what is in the way.
-func supersede(q *request, known *inventory.Credential, log bus.Log) (begin *pawlv1.Requested, refusal string, err error) {
+// open or not, or says what is in the way. A log that is held after a restore is
+// not believed: neither that an emergency is under way, nor that a login has had
+// no password for long.
+func supersede(q *request, known *inventory.Credential, log bus.Log, held bool) (begin *pawlv1.Requested, refusal string, err error) {
 	begin = newRequested(q, known)
 	begin.Flow, begin.BasisUser, begin.Group = saga.Newest(saga.Emergency), known.Role, nil
 	locks, unlocks := begin.Action == pawlv1.Action_ACTION_LOCK, begin.Action == pawlv1.Action_ACTION_UNLOCK
@@ -111,13 +115,13 @@ func supersede(q *request, known *inventory.Credential, log bus.Log) (begin *paw
 		return nil, "", err
 	}
 	switch isLock := state.Flow.Kind() == saga.Lock; {
-	case locks && isLock, isLock && !unlocks:
+	case isLock && !unlocks && !held:
 		return nil, locked(known.Name, log), nil
 	case unlocks && !isLock:
 		return nil, known.Name + " is not locked", nil
-	case unlocks && state.Open():
+	case unlocks && state.Open() && !held:
 		return nil, fmt.Sprintf("lock %s of %s is still under way: it is at %q", log.Rotation, known.Name, state.Next().Name), nil
-	case state.Flow.Kind() == saga.Emergency && state.Open() && !locks && !undone(q, state):
+	case state.Flow.Kind() == saga.Emergency && state.Open() && !locks && !held && !undone(q, state):
 		return nil, fmt.Sprintf("emergency %s of %s is under way already: it is at %q since %s; if it does not get on, or its new password is stolen, too: `pawl lock %[2]s`, and then `pawl unlock %[2]s`", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)), nil
 	}
 	if now := follow(begin, log, state); now.User == "" {
@@ -126,7 +130,7 @@ func supersede(q *request, known *inventory.Credential, log bus.Log) (begin *paw
 	if state.Open() {
 		begin.Supersedes = log.Rotation
 	}
-	if since, bare := bareSince(state); bare {
+	if since, bare := bareSince(state); bare && !held {
 		begin.BareSince = timestamppb.New(since)
 	}
 	return begin, "", nil

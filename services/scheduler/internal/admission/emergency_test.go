@@ -1,7 +1,13 @@
 package admission
 
 import (
+	"crypto/rand"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/saga"
@@ -111,4 +117,31 @@ func TestEmergenciesAreOnlyTakenWhereFewMayPublish(t *testing.T) {
 	o.rejected(o.askOn(bus.EmergencySubject("shop"), &pawlv1.Request{With: []string{"other"}}), "one credential")
 	o.rejected(o.askOn(bus.EmergencySubject("nobody"), &pawlv1.Request{}), "unknown credential")
 	o.accepted(o.emergency(contain)) // what was never adopted can be stolen, too
+}
+
+// TestWhatTheServerReadsOutIsNoEmergency: on a server with the accounts of a version
+// before, anybody may have it read out there what he stored elsewhere.
+func TestWhatTheServerReadsOutIsNoEmergency(t *testing.T) {
+	o := open(t, map[string]string{"shop": ""})
+	id := strings.ToLower(rand.Text())
+	answers, err := o.operator.NATS.SubscribeSync(bus.AnswerSubject(id))
+	if err == nil {
+		err = o.operator.NATS.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	readOut := nats.Header{jetstream.MsgIDHeader: {id}, jetstream.StreamHeader: {bus.StreamNote}, jetstream.SequenceHeader: {"1"}}
+	if _, err := o.operator.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: bus.EmergencySubject("shop"), Data: []byte(`{"action":"lock","reason":"mine"}`), Header: readOut}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := answers.NextMsg(20 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := &pawlv1.Answer{}
+	if err := bus.Decode(m.Header, m.Data, answer); err != nil {
+		t.Fatal(err)
+	}
+	o.rejected(answer, "read it out")
 }

@@ -10,6 +10,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -44,7 +45,11 @@ func (c *Clerk) together(q *request) ([]*member, error) {
 		known, ok := inv.Credentials[name]
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("unknown credential %q: pawl.yaml, as read when the scheduler started, has %s", name, c.knownNames())
+			has := "does not have it"
+			if q.user != bus.Requester { // whose key is given away
+				has = "has " + c.knownNames()
+			}
+			return nil, fmt.Errorf("unknown credential %q: pawl.yaml, as read when the scheduler started, %s", name, has)
 		case rotates:
 			all = append(all, inv.Together(known)...)
 		default:
@@ -77,8 +82,25 @@ func (c *Clerk) look(ctx context.Context, q *request, m *member) (refusal *pawlv
 	if before, bound := q.follows[m.Name]; bound && before != m.log.Rotation {
 		return rejected(m.Name + " was turned meanwhile"), nil
 	}
-	m.begin, refusal, err = prepare(q, m.Credential, m.log)
+	held, err := c.held(ctx, m.log)
+	if err != nil {
+		return nil, err
+	}
+	if held != "" && q.body.GetAction() != pawlv1.Action_ACTION_ADOPT {
+		return rejected(held), nil
+	}
+	m.begin, refusal, err = prepare(q, m.Credential, m.log, held != "", c.d.Clock)
 	return refusal, err
+}
+
+// held says why nothing may begin from a restored log, but what takes over from
+// it: an adoption, or an emergency. It is empty where the log can be trusted.
+func (c *Clerk) held(ctx context.Context, log bus.Log) (why string, err error) {
+	verdict, err := restored.Of(ctx, c.d.Bus, log)
+	if err != nil || verdict.Standing == restored.Agrees || verdict.Standing == restored.Undone {
+		return "", err
+	}
+	return verdict.Why, nil
 }
 
 // preflight asks the services about all members, some at a time. reasons is
@@ -101,6 +123,9 @@ func (c *Clerk) preflight(ctx context.Context, action pawlv1.Action, members []*
 	}
 	_ = all.Wait() // none returns an error
 	var refused []string
+	if err := c.d.Process.Err(); err != nil && action != pawlv1.Action_ACTION_ROLLBACK {
+		refused = append(refused, err.Error()) // what has begun can go on, as long as nothing is added
+	}
 	for i, r := range results {
 		why := refusals(r.checks, r.missing)
 		if why != "" && len(members) > 1 {

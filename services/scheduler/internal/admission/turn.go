@@ -49,7 +49,7 @@ func (c *Clerk) unproven(ctx context.Context, q *request, m *member) (warnings [
 	why := c.book.Unproven(m.Name, func(name string) (t schedule.Turned, ok bool) {
 		t, _, ok, failed = schedule.Past(ctx, c.d.Bus, name)
 		return t, ok
-	}, time.Now())
+	}, c.d.Clock.Now())
 	switch {
 	case failed != nil:
 		return []string{"promotion: " + failed.Error()}

@@ -47,6 +47,9 @@ type world interface {
 	Ended(ctx context.Context, turn *pawlv1.Turn, now time.Time) (bool, error)
 	// Begin asks for the rotation. again above 0: ask again then. A refusal says why.
 	Begin(ctx context.Context, t turn) (refusal string, again time.Duration, err error)
+	// Fire makes due what is armed and should have fired before. Else it returns when
+	// that fires: zero if nothing is armed.
+	Fire(ctx context.Context, credential string, before time.Time) (at time.Time, err error)
 	Note(ctx context.Context, n *pawlv1.Note)
 }
 
@@ -77,6 +80,7 @@ type Agenda struct {
 	wait, fullFor time.Duration
 
 	mu    sync.Mutex
+	armed map[string]time.Time // by lead: when its timer fires, of those that this process has seen
 	full  map[string]time.Time // by cluster, "" for all: until when there is no use in looking
 	shown map[string]shown     // by lead, for metrics
 }
@@ -93,7 +97,7 @@ const beginWithin = 10 * time.Minute
 
 func newAgenda(w world, inv *inventory.Inventory, log *slog.Logger, now func() time.Time) *Agenda {
 	return &Agenda{world: w, inv: inv, book: schedule.New(inv), log: log, now: now, count: func(string) {}, wait: 20 * time.Second, fullFor: 2 * time.Second,
-		full: map[string]time.Time{}, shown: map[string]shown{}}
+		armed: map[string]time.Time{}, full: map[string]time.Time{}, shown: map[string]shown{}}
 }
 
 // view is what is known of a unit at one moment.
@@ -176,6 +180,7 @@ func (a *Agenda) Look(ctx context.Context, credential string) error {
 	}
 	if armed.GetBasis() == v.basis {
 		if armed.GetPlanned().AsTime().Equal(v.due.Planned) && armed.GetDeadline().AsTime().Equal(v.due.Deadline) {
+			a.watch(lead, now) // Fire knows when
 			return nil
 		}
 		due = armed // pawl.yaml says otherwise now, or another was turned; what was told stays told
@@ -198,6 +203,7 @@ func (a *Agenda) LookAround(ctx context.Context, credential string) error {
 func (a *Agenda) arm(ctx context.Context, v view, due *pawlv1.Due, at time.Time, seq uint64) error {
 	due = proto.CloneOf(due)
 	due.Basis, due.Planned, due.Deadline = v.basis, timestamppb.New(v.due.Planned), timestamppb.New(v.due.Deadline)
+	a.watch(v.due.Credential, at)
 	return a.world.Arm(ctx, v.due.Credential, at, due, seq)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,7 +21,7 @@ import (
 
 // New returns the agenda of the bus; clerk admits what is due.
 func New(d service.Dependencies, clerk *admission.Clerk) *Agenda {
-	return newAgenda(onBus{d, clerk}, d.Inventory, d.Log, time.Now)
+	return newAgenda(onBus{d, clerk}, d.Inventory, d.Log, d.Clock.Now)
 }
 
 // atOnce is how many timers are handled at a time.
@@ -143,6 +144,41 @@ func (w onBus) Arm(ctx context.Context, credential string, at time.Time, due *pa
 	return err
 }
 
+// Fire does what the server does when a timer fires: it stores the message on the
+// timer's target, which in the same moment takes the timer away. If another replica
+// or the server was first, nothing is stored.
+func (w onBus) Fire(ctx context.Context, credential string, before time.Time) (at time.Time, err error) {
+	stream, err := w.d.Bus.Stream(ctx, bus.StreamTimer)
+	if err != nil {
+		return at, err
+	}
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
+	arm := bus.ArmSubject("due", credential)
+	m, err := stream.GetLastMsgForSubject(ctx, arm)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return at, nil
+	}
+	if err != nil {
+		return at, fmt.Errorf("read %s: %w", arm, err)
+	}
+	if at, err = time.Parse(time.RFC3339, strings.TrimPrefix(m.Header.Get(jetstream.ScheduleHeader), "@at ")); err != nil {
+		return at, fmt.Errorf("%s: schedule %q: %w", arm, m.Header.Get(jetstream.ScheduleHeader), err)
+	}
+	if at.After(before) {
+		return at, nil
+	}
+	header := nats.Header{jetstream.SchedulerHeader: {arm}, jetstream.ScheduleNextHeader: {"purge"}}
+	if kind := m.Header.Get("Content-Type"); kind != "" {
+		header.Set("Content-Type", kind)
+	}
+	_, err = w.d.Bus.PublishMsg(ctx, &nats.Msg{Subject: bus.DueSubject(credential), Header: header, Data: m.Data}, jetstream.WithExpectLastSequenceForSubject(m.Sequence, arm))
+	if bus.IsConflict(err) {
+		err = nil
+	}
+	return time.Time{}, err
+}
+
 func (w onBus) Turns(ctx context.Context) (*pawlv1.Turns, uint64, error) {
 	turns := &pawlv1.Turns{}
 	seq, err := w.last(ctx, bus.TurnsSubject, turns)
@@ -163,7 +199,7 @@ func (w onBus) Ended(ctx context.Context, t *pawlv1.Turn, now time.Time) (bool, 
 		return false, err
 	}
 	if len(log.Records) == 0 {
-		return now.Sub(t.GetBegun().AsTime()) > beginWithin, nil
+		return w.d.Clock.Since(t.GetBegun().AsTime()) > beginWithin, nil
 	}
 	members := log.Records[0].Body.GetRequested().GetGroup()
 	if len(members) == 0 {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
@@ -121,33 +120,32 @@ func (p *plant) adopt(name string) {
 func (p *plant) work() {
 	p.t.Helper()
 	// What is stored, in its order: a plain subscription would also hear what was refused.
-	stored, err := p.operator.JetStream.OrderedConsumer(p.t.Context(), bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	consuming, err := stored.Consume(func(m jetstream.Msg) {
-		name, rotation, event, err := bus.ParseLogSubject(m.Subject())
-		if err != nil {
-			p.t.Error(err)
-			return
+	go func() {
+		for m := range p.operator.Tail(p.t.Context(), bus.StreamLog, "pawl.rotation.>", bus.Start{Time: time.Now()}) {
+			p.saw(m.Subject)
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		switch event {
-		case saga.Requested:
-			p.open[name] = p.inv.Credentials[name].Cluster.Name
-			p.bounds()
-			go p.play(name, rotation)
-		case saga.Completed:
-			delete(p.open, name)
-			p.turned[name]++
-			p.heard <- name
-		}
-	})
+	}()
+}
+
+// saw keeps count of one event.
+func (p *plant) saw(subject string) {
+	name, rotation, event, err := bus.ParseLogSubject(subject)
 	if err != nil {
-		p.t.Fatal(err)
+		p.t.Error(err)
+		return
 	}
-	p.t.Cleanup(consuming.Stop)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch event {
+	case saga.Requested:
+		p.open[name] = p.inv.Credentials[name].Cluster.Name
+		p.bounds()
+		go p.play(name, rotation)
+	case saga.Completed:
+		delete(p.open, name)
+		p.turned[name]++
+		p.heard <- name
+	}
 }
 
 func (p *plant) bounds() {

@@ -40,7 +40,7 @@ type Desk struct {
 	contain func(context.Context, admission.Alarm) (*pawlv1.Answer, error)
 
 	heard  metric.Int64Counter
-	braked atomic.Int64 // until when, Unix nanoseconds
+	braked atomic.Pointer[time.Time] // since when
 
 	mu    sync.Mutex
 	noted map[string]bool // what is said once: repeats and ends, by episode
@@ -56,7 +56,7 @@ func New(d service.Dependencies, contain func(context.Context, admission.Alarm) 
 	_, failed = meter.Int64ObservableGauge("pawl_alerts_braked", metric.WithDescription("1 while so many credentials were cut off by alerts that no alert does it any more"),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			value := int64(0)
-			if time.Now().UnixNano() < desk.braked.Load() {
+			if at := desk.braked.Load(); at != nil && d.Clock.Since(*at) < d.Inventory.Alerts.Storm.Within {
 				value = 1
 			}
 			o.Observe(value)
@@ -145,6 +145,9 @@ func (q *question) read(m jetstream.Msg) error {
 	if err := bus.Decode(m.Headers(), m.Data(), q.Alert); err != nil {
 		return err
 	}
+	if bus.ReadOut(m.Headers()) {
+		return errors.New("not an alert: somebody had NATS read it out of a stream onto this subject")
+	}
 	if len(q.ProtoReflect().GetUnknown()) > 0 { // stray text can be protobuf, too
 		return errors.New("not an Alert: it has protobuf fields that this version does not know")
 	}
@@ -189,7 +192,8 @@ func (d *Desk) decide(ctx context.Context, q *question) (bus.Decided, error) {
 func (d *Desk) act(ctx context.Context, q *question, decided bus.Decided) error {
 	a := decided.Alarm
 	if a.GetGuard() == storm {
-		d.braked.Store(a.GetAt().AsTime().Add(d.d.Inventory.Alerts.Storm.Within).UnixNano())
+		at := a.GetAt().AsTime()
+		d.braked.Store(&at)
 	}
 	note := &pawlv1.Note{Kind: "alert held back", Credential: a.GetCredential(), Rotation: a.GetRotation(), Step: a.GetGuard(), Actor: "alert " + a.GetSource(),
 		Text: fmt.Sprintf("%s: %s (%s)", a.GetGuard(), a.GetReason(), a.GetAlert())}

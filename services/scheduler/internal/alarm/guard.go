@@ -57,15 +57,15 @@ const (
 // weigh decides, upon what the newest decision hands on.
 func (d *Desk) weigh(ctx context.Context, q *question, last *pawlv1.Alarm) (*pawlv1.Alarm, error) {
 	settings := d.d.Inventory.Alerts
-	now := time.Now()
+	now := d.d.Clock.Now()
 	a := &pawlv1.Alarm{Source: q.source, Sequence: q.sequence, Fingerprint: q.GetFingerprint(), StartsAt: q.GetStartsAt(),
 		Alert: q.line(), Credential: q.credential(), At: timestamppb.New(now), Fired: map[string]*timestamppb.Timestamp{}}
 	for name, at := range last.GetFired() {
-		if now.Sub(at.AsTime()) < max(settings.Cooldown, settings.Storm.Within) {
+		if d.d.Clock.Since(at.AsTime()) < max(settings.Cooldown, settings.Storm.Within) {
 			a.Fired[name] = at
 		}
 	}
-	if braked := last.GetBraked(); braked != nil && now.Sub(braked.AsTime()) < settings.Storm.Within {
+	if braked := last.GetBraked(); braked != nil && d.d.Clock.Since(braked.AsTime()) < settings.Storm.Within {
 		a.Braked = braked
 	}
 	if q.rule == nil {
@@ -172,10 +172,10 @@ func (d *Desk) isCooling(ctx context.Context, q *question, a *pawlv1.Alarm) (str
 	if err != nil {
 		return "", err
 	}
-	if since := a.At.AsTime().Sub(contained.At); !contained.At.IsZero() && since < cool {
+	if !contained.At.IsZero() && d.d.Clock.Since(contained.At) < cool {
 		return fmt.Sprintf("%s was contained by %s at %s: the cool-down is %v", q.credential(), contained.Rotation, contained.At.UTC().Format(time.RFC3339), cool), nil
 	}
-	if at, ok := a.GetFired()[q.credential()]; ok && a.At.AsTime().Sub(at.AsTime()) < cool {
+	if at, ok := a.GetFired()[q.credential()]; ok && d.d.Clock.Since(at.AsTime()) < cool {
 		return fmt.Sprintf("another alert has cut %s off at %s: the cool-down is %v", q.credential(), at.AsTime().Format(time.RFC3339), cool), nil
 	}
 	return "", nil
@@ -187,7 +187,7 @@ func (d *Desk) isStorming(_ context.Context, q *question, a *pawlv1.Alarm) (stri
 	limit := d.d.Inventory.Alerts.Storm
 	var others []string
 	for name, at := range a.GetFired() {
-		if name != q.credential() && a.At.AsTime().Sub(at.AsTime()) < limit.Within {
+		if name != q.credential() && d.d.Clock.Since(at.AsTime()) < limit.Within {
 			others = append(others, name)
 		}
 	}

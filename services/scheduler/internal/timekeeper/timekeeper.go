@@ -4,6 +4,11 @@
 // are NATS message schedules, so they outlive every service; and each minute
 // the open rotations are looked at anew, so that a lost timer or trigger only
 // delays.
+//
+// The server arms its schedules by the wall clock, and sleeps until then by the
+// monotonic one. After a step of the wall clock they fire late: after an hour, or
+// after days. So each scheduler keeps the same waits in memory, in time that really
+// passes, and does what is due if the bus has not.
 package timekeeper
 
 import (
@@ -20,6 +25,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/clock"
+	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
@@ -48,6 +55,7 @@ type Clock struct {
 	stalled  map[string]stall    // by credential: what was said to be stalled
 	settled  map[string]standing // by credential: what was seen to need nothing
 	slots    chan struct{}
+	waits    waits
 }
 
 // Agenda is told of credentials that no rotation is under way of.
@@ -56,12 +64,16 @@ type Agenda interface {
 	Look(ctx context.Context, credential string) error
 	// LookAround does it for those whose dates depend on the credential's.
 	LookAround(ctx context.Context, credential string) error
+	// FireLate makes those due whose timer on the bus should have fired.
+	FireLate(ctx context.Context)
+	// Stepped is told that the clock of the bus was stepped.
+	Stepped()
 }
 
 // standing is a log that needs nothing until then, whatever time that is.
 type standing struct {
 	seq   uint64
-	until time.Time // zero: for ever
+	until time.Time // zero: for ever; by the monotonic clock of this process
 }
 
 type settling struct {
@@ -88,21 +100,41 @@ func (c *Clock) Run(ctx context.Context) error {
 		}
 		defer stop()
 	}
+	stepped := make(chan struct{}, 1)
+	c.d.Clock.OnStep(ctx, func(clock.Step) {
+		select {
+		case stepped <- struct{}{}:
+		default:
+		}
+	})
+	go c.keepWaits(ctx)
 	tick := time.NewTicker(sweep)
 	defer tick.Stop()
-	for n := 0; ; n++ {
-		if n%doubt == 0 {
-			c.mu.Lock()
-			clear(c.settled)
-			c.mu.Unlock()
-		}
-		c.sweep(ctx)
+	c.forget()
+	c.sweep(ctx, false)
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-stepped:
+			c.agenda.Stepped()
+			c.forget()
+			c.sweep(ctx, true) // arms every timer by what the clock shows now
+			continue
 		case <-tick.C:
 		}
+		if n%doubt == 0 {
+			c.forget()
+		}
+		c.sweep(ctx, false)
 	}
+}
+
+// forget has the next sweep read everything.
+func (c *Clock) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.settled)
 }
 
 func (c *Clock) receive(ctx context.Context, m jetstream.Msg, handle func(context.Context, jetstream.Msg, *jetstream.MsgMetadata) (time.Duration, error)) {
@@ -180,14 +212,21 @@ func (c *Clock) armStep(ctx context.Context, credential string, log bus.Log, sta
 		return nil
 	}
 	begin := log.Records[0].Body.GetRequested()
-	due := state.Due(step, begin.GetKeep().AsDuration())
+	late := service.Late(c.d.Clock, state, step, begin.GetKeep().AsDuration())
+	due, limit := c.d.Clock.Now().Add(-late), service.Limit(step, begin)
 	wake := &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq()}
+	switch {
+	case late < 0:
+		c.waits.until(credential, -late)
+	case late < limit:
+		c.waits.until(credential, limit-late)
+	}
 	if step.Waits == saga.ForKeep {
 		if err := c.schedule(ctx, bus.ArmSubject("wake", credential), bus.WakeSubject(step.Owner, credential), due, wake, log); err != nil {
 			return err
 		}
 	}
-	return c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(service.Limit(step, begin)), wake, log)
+	return c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(limit), wake, log)
 }
 
 func (c *Clock) schedule(ctx context.Context, arm, target string, at time.Time, wake *pawlv1.Wake, log bus.Log) error {
@@ -226,18 +265,22 @@ func (c *Clock) late(ctx context.Context, credential string, log bus.Log, state 
 		return nil
 	}
 	begin := log.Records[0].Body.GetRequested()
-	due := state.Due(step, begin.GetKeep().AsDuration())
-	if time.Now().Before(due.Add(service.Limit(step, begin))) {
+	late := service.Late(c.d.Clock, state, step, begin.GetKeep().AsDuration())
+	if late < service.Limit(step, begin) {
 		return nil
 	}
 	if step.Retriable() {
-		c.report(ctx, credential, log, step, due)
+		c.report(ctx, credential, log, step, c.d.Clock.Now().Add(-late))
 		return nil
+	}
+	verdict, err := restored.Of(ctx, c.d.Bus, log)
+	if err != nil || verdict.Standing != restored.Agrees {
+		return err // nobody has been permitted to do it since the restore
 	}
 	reason := fmt.Sprintf("%s did not end %q within %v", step.Owner, step.Name, service.Limit(step, begin))
 	event := &pawlv1.Event{Summary: reason, Detail: &pawlv1.Event_Failure{Failure: &pawlv1.Failure{Step: step.Name, Reason: reason}}}
 	header := telemetry.Inject(service.AnchorContext(ctx, log, state))
-	_, err := c.d.Bus.Append(ctx, credential, log.Rotation, saga.TimedOut, event, header, log.LastSeq())
+	_, err = c.d.Bus.Append(ctx, credential, log.Rotation, saga.TimedOut, event, header, log.LastSeq())
 	if errors.Is(err, bus.ErrConflict) {
 		return nil // the step has ended after all
 	}
@@ -266,12 +309,12 @@ func (c *Clock) report(ctx context.Context, credential string, log bus.Log, step
 
 // sweep looks at every credential: late steps, lost timers, lost triggers. Some at
 // once, since it mostly waits for answers.
-func (c *Clock) sweep(ctx context.Context) {
+func (c *Clock) sweep(ctx context.Context, anew bool) {
 	var all errgroup.Group
 	all.SetLimit(atOnce)
 	for credential := range c.d.Inventory.Credentials {
 		all.Go(func() error {
-			if err := c.sweepOne(ctx, credential); err != nil && ctx.Err() == nil {
+			if err := c.look(ctx, credential, anew); err != nil && ctx.Err() == nil {
 				c.d.Log.Warn("open rotation not looked at; again in a minute", "credential", credential, "error", err)
 			}
 			return nil
@@ -280,7 +323,9 @@ func (c *Clock) sweep(ctx context.Context) {
 	_ = all.Wait() // each has told of its own
 }
 
-func (c *Clock) sweepOne(ctx context.Context, credential string) error {
+// look does what is due for one credential. anew: also if an event has just come, for
+// which a timer is about to be armed.
+func (c *Clock) look(ctx context.Context, credential string, anew bool) error {
 	seq, err := c.d.Bus.NewestSeq(ctx, credential)
 	if err != nil || seq == 0 || c.isSettled(credential, seq) {
 		return err
@@ -301,7 +346,12 @@ func (c *Clock) sweepOne(ctx context.Context, credential string) error {
 		}
 		return looked
 	}
-	if looked != nil || time.Since(state.Last.At) < sweep/2 {
+	mark, err := c.d.Bus.Restored(ctx)
+	if err != nil {
+		return err
+	}
+	anew = anew || mark != nil && log.LastSeq() <= mark.Log // no message tells of what was restored
+	if looked != nil || !anew && c.d.Clock.Since(state.Last.At) < min(sweep/2, service.Limit(step, log.Records[0].Body.GetRequested())) {
 		return looked
 	}
 	if err := c.late(ctx, credential, log, state); err != nil {
@@ -310,8 +360,8 @@ func (c *Clock) sweepOne(ctx context.Context, credential string) error {
 	if err := c.armStep(ctx, credential, log, state); err != nil {
 		return err
 	}
-	if due := state.Due(step, log.Records[0].Body.GetRequested().GetKeep().AsDuration()); time.Now().Before(due) {
-		c.settle(credential, standing{log.LastSeq(), due})
+	if late := service.Late(c.d.Clock, state, step, log.Records[0].Body.GetRequested().GetKeep().AsDuration()); late < 0 {
+		c.settle(credential, standing{log.LastSeq(), time.Now().Add(-late)})
 		return nil
 	}
 	header := nats.Header{}
@@ -326,32 +376,4 @@ func (c *Clock) read(ctx context.Context, credential string) (bus.Log, saga.Stat
 	}
 	state, err := log.Fold()
 	return log, state, err
-}
-
-// isSettled reports whether the log is as it was when it needed nothing. So a
-// sweep costs one read for each credential that rests.
-func (c *Clock) isSettled(credential string, seq uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s, ok := c.settled[credential]
-	return ok && s.seq == seq && (s.until.IsZero() || time.Now().Before(s.until))
-}
-
-func (c *Clock) settle(credential string, s standing) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.settled[credential] = s
-}
-
-// note clears the gauge of a stall that has ended.
-func (c *Clock) note(credential string, log bus.Log, state saga.State) {
-	if len(log.Records) == 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if said, ok := c.stalled[credential]; ok && (state.Next() == nil || said != stall{log.Rotation, state.Next().Name}) {
-		c.d.Metrics.Stalled(credential, said.step, false)
-		delete(c.stalled, credential)
-	}
 }

@@ -46,21 +46,61 @@ var versions = map[string]string{inventory.Alertmanager: "4", inventory.Grafana:
 // storing is how long all alerts of a webhook may take to be stored.
 const storing = 10 * time.Second
 
-// take returns nil once everything that the webhook says is stored.
-func (s *Server) take(w http.ResponseWriter, q *http.Request, name string, r inventory.Receiver) error {
+// proven returns the body once it is known who sent it, and what gives back the
+// receiver's slot. A stranger takes none: his body is not read where the headers are to
+// prove him, and at his address's expense where the body is.
+func (s *Server) proven(w http.ResponseWriter, q *http.Request, name string, r inventory.Receiver) (body []byte, done func(), err error) {
 	if err := known(r, q); err != nil {
-		return err // before a stranger's body is read
+		return nil, nil, err
 	}
+	if r.HMACFile != "" {
+		if body, err = s.signedBody(w, q, r); err != nil {
+			return nil, nil, err
+		}
+		done, err = s.working.take(name)
+		return body, done, err
+	}
+	if done, err = s.working.take(name); err != nil {
+		return nil, nil, err
+	}
+	if body, err = read(w, q); err != nil {
+		done()
+	}
+	return body, done, err
+}
+
+// signedBody reads what its signature is to prove.
+func (s *Server) signedBody(w http.ResponseWriter, q *http.Request, r inventory.Receiver) ([]byte, error) {
+	done, err := s.reading.take(host(q.RemoteAddr))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	body, err := read(w, q)
+	if err != nil {
+		return nil, err
+	}
+	return body, s.signed(r, q.Header, body)
+}
+
+func read(w http.ResponseWriter, q *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, q.Body, maxBody))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		return refusal{oversized, fmt.Errorf("larger than %d bytes: have the sender put fewer alerts into one (max_alerts, group_by)", maxBody)}
+		return nil, refusal{oversized, fmt.Errorf("larger than %d bytes: have the sender put fewer alerts into one (max_alerts, group_by)", maxBody)}
 	}
 	if err != nil {
-		return refusal{malformed, fmt.Errorf("the body cannot be read: %w", err)}
+		return nil, refusal{malformed, fmt.Errorf("the body cannot be read: %w", err)}
 	}
-	if err := s.signed(r, q.Header, body); err != nil {
+	return body, nil
+}
+
+// take returns nil once everything that the webhook says is stored.
+func (s *Server) take(w http.ResponseWriter, q *http.Request, name string, r inventory.Receiver) error {
+	body, done, err := s.proven(w, q, name, r)
+	if err != nil {
 		return err
 	}
+	defer done()
 	if !s.d.Bus.NATS.IsConnected() {
 		return refusal{unavailable, errors.New("the bus is not there: send it again")}
 	}
@@ -109,8 +149,9 @@ func (s *Server) publish(ctx context.Context, name string, alerts []alert) error
 	for _, future := range stored {
 		select {
 		case <-future.Ok():
+			_ = s.d.Bus.Refused(future.Msg().Subject, nil) // the stream takes alerts again
 		case err := <-future.Err():
-			return refusal{unavailable, fmt.Errorf("an alert is not stored: %w", err)}
+			return refusal{unavailable, fmt.Errorf("an alert is not stored: %w", s.d.Bus.Refused(future.Msg().Subject, err))}
 		case <-ctx.Done():
 			return refusal{unavailable, fmt.Errorf("an alert is not stored within %v", storing)}
 		}

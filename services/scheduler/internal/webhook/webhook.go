@@ -22,25 +22,23 @@ import (
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
-const (
-	maxBody = 1 << 20
-	atOnce  = 32 // requests; more are told to come again
-)
+const maxBody = 1 << 20
 
 // Server takes webhooks.
 type Server struct {
-	d      service.Dependencies
-	slots  chan struct{}
-	now    func() time.Time
-	taken  metric.Int64Counter
-	cut    metric.Int64Counter
-	mu     sync.Mutex
-	spoken map[string]time.Time // by receiver and outcome: when a refusal was last noted
+	d       service.Dependencies
+	working *slots // by receiver
+	reading *slots // by address
+	now     func() time.Time
+	taken   metric.Int64Counter
+	cut     metric.Int64Counter
+	mu      sync.Mutex
+	spoken  map[string]time.Time // by receiver and outcome: when a refusal was last noted
 }
 
 // New returns a server. It is an error where the TLS certificate cannot be used.
 func New(d service.Dependencies) (*Server, error) {
-	s := &Server{d: d, slots: make(chan struct{}, atOnce), now: time.Now, spoken: map[string]time.Time{}}
+	s := &Server{d: d, working: newSlots(perReceiver, 0), reading: newSlots(perAddress, inAll), now: time.Now, spoken: map[string]time.Time{}}
 	meter := d.Metrics.Meter()
 	var err, failed error
 	s.taken, err = meter.Int64Counter("pawl_webhooks", metric.WithDescription("Webhooks answered, by receiver and outcome"))
@@ -115,7 +113,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		server.TLSConfig = &tls.Config{GetCertificate: s.certificate, MinVersion: tls.VersionTLS12}
 		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
-	if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(crowded{listener, newSlots(perConnection, 0)}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("alerts.listen: %w", err)
 	}
 	return nil
@@ -126,13 +124,6 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for name, r := range s.d.Inventory.Alerts.Receivers {
 		mux.HandleFunc("POST /alerts/"+name, func(w http.ResponseWriter, q *http.Request) {
-			select {
-			case s.slots <- struct{}{}:
-				defer func() { <-s.slots }()
-			default:
-				s.refuse(q.Context(), w, name, refusal{busy, errors.New("too many at once: send it again")})
-				return
-			}
 			if err := s.take(w, q, name, r); err != nil {
 				s.refuse(q.Context(), w, name, err)
 				return

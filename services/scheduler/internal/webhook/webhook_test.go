@@ -351,14 +351,18 @@ func TestWithoutTheBusNothingIsTaken(t *testing.T) {
 
 func TestTooManyAtOnceAreToldToComeAgain(t *testing.T) {
 	p := newPost(t, bustest.Start(t))
-	for range atOnce {
-		p.server.slots <- struct{}{}
+	var release func()
+	for range perReceiver {
+		var err error
+		if release, err = p.server.working.take("am"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w := alertmanagers(payloadOf("4", 0))
 	if status, _ := p.send(w); status != 503 {
 		t.Errorf("%d", status)
 	}
-	<-p.server.slots
+	release()
 	if status, _ := p.send(w); status != 200 {
 		t.Errorf("with room: %d", status)
 	}

@@ -156,6 +156,7 @@ func (k kind) login(i int) Content {
 var (
 	before = Content{Login: published.Login{User: "app", Password: secret.New("before")}, Fingerprint: "fingerprint0"}
 	open   = Guard{
+		Admit:    func([]Content) error { return nil },
 		Backup:   func(context.Context, []byte) error { return nil },
 		StillDue: func(context.Context) error { return nil },
 	}
@@ -244,8 +245,9 @@ func guarded(t *testing.T, k kind) {
 	was := s.marks()
 	stop := func(context.Context) error { return errStop }
 	for name, guard := range map[string]Guard{
-		"backup": {Backup: func(context.Context, []byte) error { return errStop }, StillDue: open.StillDue},
-		"late":   {Backup: open.Backup, StillDue: stop},
+		"foreign": {Admit: func([]Content) error { return errStop }, Backup: open.Backup, StillDue: open.StillDue},
+		"backup":  {Admit: open.Admit, Backup: func(context.Context, []byte) error { return errStop }, StillDue: open.StillDue},
+		"late":    {Admit: open.Admit, Backup: open.Backup, StillDue: stop},
 	} {
 		if _, err := s.Write(t.Context(), k.login(1), guard); !errors.Is(err, errStop) || IsRefusal(err) {
 			t.Fatalf("%s: %v", name, err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"pawl.dev/internal/published"
 )
@@ -22,6 +23,8 @@ type file struct {
 // file, and quote nothing of it.
 type format interface {
 	read(content []byte) ([]Content, error)
+	// held is Sink.Held.
+	held(content []byte) ([]Content, error)
 	// render returns what the file, which holds old (nil: does not exist), must
 	// hold instead. Whatever is not the login stays.
 	render(old []byte, want Content) ([]byte, error)
@@ -41,6 +44,27 @@ func (f *file) Read(context.Context) ([]Content, error) {
 		return nil, fmt.Errorf("%s: %w", f.path, err)
 	}
 	return logins, nil
+}
+
+func (f *file) Held(context.Context) ([]Content, error) {
+	t, err := openTarget(f.path)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	content, err := t.read()
+	if err != nil {
+		return nil, err
+	}
+	return f.held(content)
+}
+
+func (f *file) held(content []byte) ([]Content, error) {
+	logins, err := f.format.held(content)
+	if err != nil {
+		return nil, refuse("%s: %w", f.path, err)
+	}
+	return slices.DeleteFunc(logins, func(c Content) bool { return c.Password.IsZero() && c.Verifier.IsZero() }), nil
 }
 
 // render refuses what the format cannot do, and what would not read back:
@@ -111,6 +135,13 @@ func (f *file) Write(ctx context.Context, want Content, guard Guard) (changed bo
 		return false, err
 	}
 	if err := t.refusal(len(next)); err != nil {
+		return false, err
+	}
+	held, err := f.held(old)
+	if err != nil {
+		return false, err
+	}
+	if err := guard.Admit(held); err != nil {
 		return false, err
 	}
 	if err := guard.Backup(ctx, old); err != nil {

@@ -34,6 +34,8 @@ func (u userlist) read(content []byte) (found []Content, err error) {
 	return found, nil
 }
 
+func (u userlist) held(content []byte) ([]Content, error) { return u.read(content) }
+
 func (u userlist) render(old []byte, want Content) ([]byte, error) {
 	if old == nil {
 		return nil, errors.New("does not exist: create it with the lines of pgbouncer's users")

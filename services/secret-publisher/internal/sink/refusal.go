@@ -20,17 +20,17 @@ const spare = 16 << 10
 // bytes.
 func (t *target) refusal(size int) error {
 	if err := unix.Faccessat(int(t.dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
-		return refuse("%s: files are replaced by renaming a new one over them, and Pawl cannot write the directory: %w", t.root.Name(), err)
+		return refuse("%s: files are replaced by renaming a new one over them, and Pawl cannot write the directory: %w", t.folder, err)
 	}
 	var volume unix.Statfs_t
 	if err := unix.Fstatfs(int(t.dir.Fd()), &volume); err != nil {
 		return err
 	}
 	if free := volume.Bavail * uint64(volume.Bsize); volume.Blocks > 0 && free < uint64(size)+spare {
-		return refuse("%s: no space: %d bytes free, %d needed: %w", t.root.Name(), free, size+spare, unix.ENOSPC)
+		return refuse("%s: no space: %d bytes free, %d needed: %w", t.folder, free, size+spare, unix.ENOSPC)
 	}
 	if volume.Files > 0 && volume.Ffree == 0 {
-		return refuse("%s: no inode is free: %w", t.root.Name(), unix.ENOSPC)
+		return refuse("%s: no inode is free: %w", t.folder, unix.ENOSPC)
 	}
 	if t.stat == nil {
 		return nil
@@ -64,10 +64,17 @@ func inGroup(gid int) bool {
 // resemble gives f the owner and the extended attributes (ACLs and labels among
 // them) of the file that was read.
 func (t *target) resemble(f *os.File) error {
-	if err := f.Chown(int(t.stat.Uid), int(t.stat.Gid)); err != nil {
+	var made unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &made); err != nil {
 		return err
 	}
-	old, err := t.root.Open(t.name)
+	// Only where that changes something: under systemd it may not be permitted at all.
+	if made.Uid != t.stat.Uid || made.Gid != t.stat.Gid {
+		if err := f.Chown(int(t.stat.Uid), int(t.stat.Gid)); err != nil {
+			return err
+		}
+	}
+	old, err := t.root.OpenFile(t.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,14 @@ func (f whole) read(content []byte) ([]Content, error) {
 	return []Content{{Login: login}}, err
 }
 
+func (f whole) held(content []byte) (held []Content, err error) {
+	logins, err := published.Passwords(content, f.entries...)
+	for _, login := range logins {
+		held = append(held, Content{Login: login})
+	}
+	return held, err
+}
+
 func (f whole) render(old []byte, want Content) ([]byte, error) {
 	next := old
 	for _, e := range f.entries {
@@ -96,7 +104,11 @@ func (f whole) renderFile(old []byte, e *inventory.File, want Content) ([]byte, 
 // dsn is the URL that is there, or else that of the credential's primary.
 func (f whole) dsn(now string) (published.DSN, error) {
 	if now != "" {
-		return published.ParseDSN(now)
+		dsn, err := published.ParseDSN(now)
+		if errors.Is(err, published.ErrNoPassword) {
+			err = nil // it is about to get one
+		}
+		return dsn, err
 	}
 	node := f.credential.Primary()
 	return published.NewDSN(node.Host, node.Port, f.credential.Database), nil

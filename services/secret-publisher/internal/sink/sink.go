@@ -29,6 +29,9 @@ type Sink interface {
 	// Read returns what readers of the sink now get: one login, or, of a lookup
 	// sink, each of the credential's that it holds, as often as it does.
 	Read(ctx context.Context) ([]Content, error)
+	// Held returns every login that Write could replace, also where readers could make
+	// nothing of it. A value that is empty or absent is none.
+	Held(ctx context.Context) ([]Content, error)
 	// Write makes the sink hold want, at once or not at all, and durably.
 	// Nothing is written where it holds it already; changed tells. A Refusal
 	// says that the sink, as it is, cannot take it; other errors may pass.
@@ -112,6 +115,9 @@ func (want Content) in(read []Content) error {
 
 // Guard is called by Write while nobody else can write the sink.
 type Guard struct {
+	// Admit judges what the sink holds and Write is about to replace. Its error
+	// prevents the write.
+	Admit func(held []Content) error
 	// Backup keeps what is about to be replaced (empty: there was nothing).
 	// Its error prevents the write.
 	Backup func(ctx context.Context, old []byte) error

@@ -136,6 +136,24 @@ func (s *service) Read(ctx context.Context) ([]Content, error) {
 	return []Content{held}, err
 }
 
+// Held returns what each reference means, and an unknown login for a secret that
+// does not say whose it is.
+func (s *service) Held(ctx context.Context) ([]Content, error) {
+	now, err := s.look(ctx)
+	return now.held(), err
+}
+
+func (f found) held() (held []Content) {
+	for _, r := range f.references {
+		c := Content{}
+		if v := f.version(r.SecretID); v != nil {
+			c.Fingerprint = v.Spec.Labels[published.LabelFingerprint]
+		}
+		held = append(held, c)
+	}
+	return held
+}
+
 func (s *service) Check(ctx context.Context, want Content) (warnings []string, err error) {
 	for _, e := range s.entries {
 		if _, err := s.render(e, want); err != nil {
@@ -165,6 +183,9 @@ func (s *service) Write(ctx context.Context, want Content, guard Guard) (changed
 	for range attempts {
 		now, err := s.look(ctx)
 		if err != nil || now.holds(want) {
+			return false, err
+		}
+		if err := guard.Admit(now.held()); err != nil {
 			return false, err
 		}
 		if err := guard.Backup(ctx, now.describe()); err != nil {

@@ -151,6 +151,29 @@ func TestAdoptedSecretComesBackItself(t *testing.T) {
 	holds(t, s.sink(), login(1)) // Pawl made it: it is what it says
 }
 
+func TestSecretThatPawlNeitherMadeNorAdoptedIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	s := newSwarmed(t, false)
+	known := &Known{Credential: s.credential, Logins: []Content{before}}
+	guard := open
+	guard.Admit = func(held []Content) error { return known.Admit(s.sink(), held) }
+	_, written := s.sink().Write(t.Context(), login(1), guard)
+	for _, err := range []error{Admit(t.Context(), s.sink(), known), written} {
+		if !IsRefusal(err) || !strings.Contains(err.Error(), "docker_secret:"+s.service+" holds a login that Pawl neither wrote nor adopted") {
+			t.Error(err)
+		}
+	}
+	if made := s.secrets(); len(made) > 0 {
+		t.Errorf("made %v", made)
+	}
+	if err := s.sink().Take(t.Context(), before, open.StillDue); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := s.sink().Write(t.Context(), login(1), guard); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+}
+
 func TestSecretOfAnotherCredentialIsNotTaken(t *testing.T) {
 	t.Parallel()
 	s := newSwarmed(t, true)

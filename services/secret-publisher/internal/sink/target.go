@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"pawl.dev/internal/pathowner"
 	"pawl.dev/internal/published"
 )
 
@@ -23,8 +24,9 @@ import (
 type target struct {
 	root *os.Root
 	dir  *os.File // the same directory, to lock and sync
-	name string
-	stat *unix.Statx_t // of the file when it was read; nil: it did not exist
+	// folder is its path, as it was resolved.
+	folder, name string
+	stat         *unix.Statx_t // of the file when it was read; nil: it did not exist
 }
 
 const (
@@ -33,31 +35,43 @@ const (
 )
 
 func openTarget(path string) (*target, error) {
-	resolved, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(path); err == nil {
-			return nil, refuse("%s is a symbolic link to nothing: create what it points to", path)
+	place, err := pathowner.Resolve(path)
+	if errors.Is(err, pathowner.ErrDangling) {
+		return nil, refuse("%s %w", path, err)
+	}
+	if err != nil {
+		return nil, Refusal{err}
+	}
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", place.Folder.Fd()))
+	if err == nil {
+		if err = owned(path, place); err != nil {
+			root.Close()
 		}
-		if resolved, err = filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-			resolved = filepath.Join(resolved, filepath.Base(path))
-		}
 	}
 	if err != nil {
+		place.Folder.Close()
 		return nil, Refusal{err}
 	}
-	root, err := os.OpenRoot(filepath.Dir(resolved))
-	if err != nil {
-		return nil, Refusal{err}
-	}
-	dir, err := root.Open(".")
-	if err != nil {
-		root.Close()
-		return nil, Refusal{err}
-	}
-	return &target{root: root, dir: dir, name: filepath.Base(resolved)}, nil
+	return &target{root: root, dir: place.Folder, folder: place.Dir, name: place.Name}, nil
 }
 
-func (t *target) path() string { return filepath.Join(t.root.Name(), t.name) }
+// owned refuses a folder that belongs to another than who could have led the path there:
+// Pawl would write with its own rights where he may not.
+func owned(path string, place *pathowner.Place) error {
+	owner, err := place.Owner()
+	if err != nil {
+		return err
+	}
+	for uid, where := range place.Steerers {
+		if uid != owner {
+			return fmt.Errorf("%s leads to %s, which belongs to user %d; user %d, by the folder %s, could have it lead anywhere: give that user the folder, or name a path that only root, Pawl's user or the folder's owner can change",
+				path, place.Dir, owner, uid, where)
+		}
+	}
+	return nil
+}
+
+func (t *target) path() string { return filepath.Join(t.folder, t.name) }
 
 // close also releases the lock.
 func (t *target) close() {
@@ -74,11 +88,11 @@ func (t *target) lock(ctx context.Context) error {
 		case err == nil:
 			return nil
 		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("lock %s: %w", t.root.Name(), err)
+			return fmt.Errorf("lock %s: %w", t.folder, err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is locked by another process: %w", t.root.Name(), ctx.Err())
+			return fmt.Errorf("%s is locked by another process: %w", t.folder, ctx.Err())
 		case <-time.After(lockInterval):
 		}
 	}
@@ -122,11 +136,15 @@ func (t *target) read() ([]byte, error) {
 	if t.stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, refuse("%s is not a regular file", t.path())
 	}
-	f, err := t.root.Open(t.name)
+	// What was looked at may be a pipe by now, which would be waited for.
+	f, err := t.root.OpenFile(t.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, refuse("%s: %w", t.path(), err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(refuse("%s is not a regular file", t.path()), err)
+	}
 	content, err := io.ReadAll(io.LimitReader(f, published.MaxSize+1))
 	if err != nil {
 		return nil, err
