@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,12 +35,24 @@ func (m Message) Heartbeat(ctx context.Context) {
 	}
 }
 
+// outsiders are the streams on which others than services write, as they please.
+var outsiders = []string{bus.StreamRequest, bus.StreamAsked, bus.StreamEmergency, bus.StreamAlert}
+
 // Consume gives take each message of a durable consumer until ctx ends or stop is
 // called; it returns once the consumer is bound. It is bound again if the server
 // ends that by itself, which a server does that has lost the consumer for a moment,
 // or on which it is made anew; and if nothing is heard although messages wait.
+//
+// A message without headers and content ends what was asked for: the server takes it,
+// between accounts, for the end of an answer, and sends what follows nowhere. Whoever
+// writes on one of the streams of outsiders may send such a message, so there one
+// message is asked for at a time. On the others nothing of Pawl's is empty: where a
+// stolen key makes one so, the consumer is bound again.
 func Consume(ctx context.Context, d Dependencies, stream, durable string, take func(Message), options ...jetstream.PullConsumeOpt) (stop func(), err error) {
-	c := &consumer{d: d, stream: stream, durable: durable}
+	c := &consumer{d: d, stream: stream, durable: durable, ended: make(chan struct{}, 1)}
+	if slices.Contains(outsiders, stream) {
+		c.ended, options = nil, append(options, jetstream.PullMaxMessages(1))
+	}
 	bound, consuming, err := c.consume(ctx, take, options)
 	if err != nil {
 		return nil, err
@@ -56,6 +69,9 @@ func Consume(ctx context.Context, d Dependencies, stream, durable string, take f
 				return
 			case <-consuming.Closed():
 				d.Log.Warn("NATS ended a consumer; it is bound again", "stream", stream, "consumer", durable)
+			case <-c.ended:
+				d.Log.Warn("an empty message ended what a consumer had asked for; it is bound again", "stream", stream, "consumer", durable)
+				consuming.Drain()
 			case <-tick.C:
 				if !c.examine(ctx, bound) {
 					continue
@@ -89,6 +105,12 @@ func (c *consumer) consume(ctx context.Context, take func(Message), options []je
 	}
 	ackWait := bound.CachedInfo().Config.AckWait
 	consuming, err := bound.Consume(func(m jetstream.Msg) {
+		if len(m.Data()) == 0 && len(m.Headers()) == 0 {
+			select {
+			case c.ended <- struct{}{}:
+			default:
+			}
+		}
 		done := c.watch.begin(m)
 		defer done()
 		take(Message{m, ackWait})

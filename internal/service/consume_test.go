@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -47,5 +48,51 @@ func TestConsumerThatTheServerEndedIsBoundAgain(t *testing.T) {
 		if err := bus.Provision(t.Context(), provisioner.JetStream, bus.Settings{AckWait: bus.DefaultAckWait}); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestEmptyMessageHoldsNothingUp: an empty message is a whole request, and the server
+// takes it for the end of what the consumer has asked for.
+func TestEmptyMessageHoldsNothingUp(t *testing.T) {
+	for _, c := range []struct {
+		user, subject, stream, durable, owner string
+		deliveries                            uint64 // at most
+	}{
+		{bus.Requester, bus.RequestSubject("c%d"), bus.StreamAsked, bus.ConsumerAsked, saga.Scheduler, 1},
+		{bus.Operator, bus.RequestSubject("c%d"), bus.StreamRequest, bus.ConsumerRequests, saga.Scheduler, 1},
+		{bus.Operator, bus.EmergencySubject("c%d"), bus.StreamEmergency, bus.ConsumerEmergencies, saga.Scheduler, 1},
+		{bus.Requester, bus.AlertSubject("c%d"), bus.StreamAlert, bus.ConsumerAlerts, saga.Scheduler, 1},
+		// By a stolen key: what was on its way is delivered again, once.
+		{saga.DBRotator, bus.LogSubject("c%d", "r", saga.Staged), bus.StreamLog, saga.SecretPublisher, saga.SecretPublisher, 2},
+	} {
+		t.Run(c.stream, func(t *testing.T) {
+			t.Parallel()
+			server := bustest.Start(t)
+			heard := make(chan uint64, 10)
+			stop, err := service.Consume(t.Context(), service.Dependencies{Bus: server.Connect(t, c.owner), Log: slog.New(slog.DiscardHandler)}, c.stream, c.durable, func(m service.Message) {
+				meta, err := m.Metadata()
+				if err == nil {
+					err = m.DoubleAck(t.Context())
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				heard <- meta.NumDelivered
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop()
+			sender := server.Connect(t, c.user)
+			for i := range 6 {
+				if err := sender.NATS.Publish(fmt.Sprintf(c.subject, i), nil); err != nil {
+					t.Fatal(err)
+				}
+				if deliveries := <-heard; deliveries > c.deliveries {
+					t.Errorf("message %d was heard at its delivery %d", i+1, deliveries)
+				}
+			}
+		})
 	}
 }

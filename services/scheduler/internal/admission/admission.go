@@ -74,7 +74,7 @@ func (c *Clerk) Run(ctx context.Context) error {
 				defer func() { <-slots }()
 				c.handle(ctx, m)
 			}()
-		}, jetstream.PullMaxMessages(128))
+		})
 		if err != nil {
 			return err
 		}

@@ -68,7 +68,7 @@ func New(d service.Dependencies, contain func(context.Context, admission.Alarm) 
 // Run decides until ctx ends.
 func (d *Desk) Run(ctx context.Context) error {
 	// One at a time: decisions come one after the other in any case.
-	stop, err := service.Consume(ctx, d.d, bus.StreamAlert, bus.ConsumerAlerts, func(m service.Message) { d.handle(ctx, m) }, jetstream.PullMaxMessages(32))
+	stop, err := service.Consume(ctx, d.d, bus.StreamAlert, bus.ConsumerAlerts, func(m service.Message) { d.handle(ctx, m) })
 	if err != nil {
 		return err
 	}
