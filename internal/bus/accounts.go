@@ -28,7 +28,7 @@ const Account = "PAWL"
 func Accounts(inv *inventory.Inventory) (string, error) {
 	streams := account{Name: Account, Imports: []imported{{Kind: "stream", From: accountOf(Provisioner), Subject: restores, As: restores}}}
 	all, keys := []account{streams}, map[string]string{}
-	for _, user := range Users {
+	for _, user := range UsersOf(inv) {
 		public, err := publicKey(SeedFile(inv, user))
 		if err != nil {
 			return "", err
@@ -88,7 +88,7 @@ func importsOf(user string) (all []imported) {
 	p := PermissionsFor(user)
 	// Where this one is not imported, nats-server has an account without streams import
 	// all of JetStream's subjects, to say on each that there are none.
-	for _, subject := range broadest(append(slices.Clip(published()[user]), "$JS.API.INFO")) {
+	for _, subject := range broadest(append(p.Publish, "$JS.API.INFO")) {
 		if owner := answeredBy(subject); owner != user && owner != nobody {
 			all = append(all, imported{"service", accountOf(owner), arrivesAt(user, subject), subject, waits(subject)})
 		}
@@ -140,11 +140,15 @@ func answeredBy(subject string) string {
 	return ""
 }
 
-// arrivesAt is where the streams' account has what a user publishes: requests
-// of all but the operator under the name of the user.
+// arrivesAt is where the streams' account has what a user publishes: the requester's
+// requests under its own name, and alerts under that of whoever may raise them under
+// any. The scheduler raises those of the receivers.
 func arrivesAt(user, subject string) string {
-	if subject == RequestSubject("*") && user != Operator {
+	switch {
+	case user == Requester && subject == RequestSubject("*"):
 		return AskedSubject(user, "*")
+	case user != saga.Scheduler && subject == AlertSubject("*"):
+		return AlertedSubject(user, "*")
 	}
 	return subject
 }

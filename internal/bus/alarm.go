@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"pawl.dev/internal/inventory"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -26,17 +27,38 @@ type Decided struct {
 	Stored time.Time // by the bus's clock
 }
 
-// Episode names what an alert tells of: the same from whoever tells it, however
-// often; another where it begins anew.
-func Episode(fingerprint string, startsAt time.Time) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s", startsAt.UnixNano(), fingerprint))
+// Episode names what an alert tells of: the same however often it is told, another
+// where it begins anew. A source that is no receiver has episodes of its own, so that
+// nobody can have another's alert be taken for a repetition.
+func Episode(inv *inventory.Inventory, source string, a *pawlv1.Alert) string {
+	if _, received := inv.Alerts.Receivers[source]; received { // a pair of Alertmanagers tells each alert twice
+		return olderEpisode(a)
+	}
+	return episode("%d\n%s\n%s", a.GetStartsAt().AsTime().UnixNano(), source, a.GetFingerprint())
+}
+
+// olderEpisode is that of versions which asked for no source.
+func olderEpisode(a *pawlv1.Alert) string {
+	return episode("%d\n%s", a.GetStartsAt().AsTime().UnixNano(), a.GetFingerprint())
+}
+
+func episode(format string, of ...any) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, format, of...))
 	return hex.EncodeToString(sum[:16])
 }
 
-// FindAlarm returns what was decided about an episode. It may be stale on a
-// follower of a clustered stream; then AppendAlarm conflicts.
-func (b *Bus) FindAlarm(ctx context.Context, credential, episode string) (Decided, error) {
-	return b.lastAlarm(ctx, AlarmSubject(credential, episode))
+// FindAlarm returns what was decided about the episode of an alert. It may be stale on
+// a follower of a clustered stream; then AppendAlarm conflicts.
+func (b *Bus) FindAlarm(ctx context.Context, inv *inventory.Inventory, credential, source string, a *pawlv1.Alert) (Decided, error) {
+	d, err := b.lastAlarm(ctx, AlarmSubject(credential, Episode(inv, source, a)))
+	if err != nil || d.Seq > 0 {
+		return d, err
+	}
+	older, err := b.lastAlarm(ctx, AlarmSubject(credential, olderEpisode(a)))
+	if older.GetSource() != source {
+		return d, err
+	}
+	return older, err
 }
 
 // NewestAlarm returns the newest decision, about whichever credential.

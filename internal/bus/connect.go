@@ -23,7 +23,7 @@ import (
 // ConnectOptions say how to reach the bus; For fills in the first four.
 type ConnectOptions struct {
 	URL  string
-	User string // one of Users
+	User string // one of UsersOf the inventory
 	Seed []byte // its nkey seed
 	// TLSDir holds the user's certificate and its authority, see inventory.TLSDir.
 	// They are read anew for each connection. Empty: no TLS.

@@ -120,7 +120,7 @@ func TestMessageThatDescribesItselfIsReadAsWhatItIs(t *testing.T) {
 		}
 	}
 	var got []string
-	if _, err := operator.Scan(t.Context(), bus.StreamAlert, "pawl.alert.*", bus.Start{}, func(m *jetstream.RawStreamMsg) bool {
+	if _, err := operator.Scan(t.Context(), bus.StreamAlert, ">", bus.Start{}, func(m *jetstream.RawStreamMsg) bool {
 		if time.Since(m.Time) > time.Hour {
 			t.Errorf("%d is of %s", m.Sequence, m.Time)
 		}
@@ -129,7 +129,7 @@ func TestMessageThatDescribesItselfIsReadAsWhatItIs(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"1 pawl.alert.source0", "2 pawl.alert.source1", "3 pawl.alert.source2", "4 pawl.alert.source3", "5 pawl.alert.source4"}; !slices.Equal(got, want) {
+	if want := []string{"1 pawl.alerted.requester.source0", "2 pawl.alerted.requester.source1", "3 pawl.alerted.requester.source2", "4 pawl.alerted.requester.source3", "5 pawl.alerted.requester.source4"}; !slices.Equal(got, want) {
 		t.Errorf("read %v", got)
 	}
 }

@@ -2,11 +2,13 @@ package bus
 
 import (
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 )
 
@@ -18,8 +20,23 @@ const (
 	Backup      = "backup"      // takes snapshots of the streams
 )
 
-// Users lists every NATS user of an installation.
+// Users lists the NATS users that every installation has.
 var Users = slices.Concat(saga.Services, []string{Requester, Operator, Provisioner, Backup})
+
+// UsersOf lists all NATS users of an installation: Users, and one for each source of
+// alerts.
+func UsersOf(inv *inventory.Inventory) []string {
+	all := slices.Clone(Users)
+	for _, source := range inv.Alerts.Sources() {
+		all = append(all, SourceUser(source))
+	}
+	return all
+}
+
+const sourcePrefix = "alert-"
+
+// SourceUser is the user of a source of alerts, which may raise those of that source.
+func SourceUser(source string) string { return sourcePrefix + source }
 
 // Permissions of one NATS user: what it may publish and subscribe to.
 type Permissions struct {
@@ -27,10 +44,10 @@ type Permissions struct {
 	Subscribe []string
 }
 
-// InboxPrefix of a user: nobody else may listen there, but on the requester's,
-// which is NATS's own, so that stock clients work unconfigured.
+// InboxPrefix of a user. The requester's and the sources' is NATS's own, so that stock
+// clients work unconfigured: nobody else is in their accounts.
 func InboxPrefix(user string) string {
-	if user == Requester {
+	if user == Requester || strings.HasPrefix(user, sourcePrefix) {
 		return stockInbox
 	}
 	return stockInbox + "_" + user
@@ -61,6 +78,9 @@ const pendingHeader = "Nats-Pending-Messages"
 // PermissionsFor returns a user's rights, which derive from the saga table: a service
 // may publish the events it owns, and read the log, and its own envelopes.
 func PermissionsFor(user string) Permissions {
+	if source, ok := strings.CutPrefix(user, sourcePrefix); ok {
+		return Permissions{Publish: []string{AlertSubject(source)}, Subscribe: []string{InboxPrefix(user) + ".>"}}
+	}
 	p := permissions()[user]
 	return Permissions{slices.Clone(p.Publish), slices.Clone(p.Subscribe)}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/nats-io/nkeys"
 
@@ -16,7 +17,7 @@ import (
 // SeedFile is where a user's nkey seed lies: the clients' in data_dir, where
 // `nats --nkey` finds them; the services' beside the other keys.
 func SeedFile(inv *inventory.Inventory, user string) string {
-	if user == Requester || user == Operator {
+	if user == Requester || user == Operator || strings.HasPrefix(user, sourcePrefix) {
 		return filepath.Join(inv.DataDir, "clients", user+".nk")
 	}
 	return filepath.Join(inv.KeysDir, "nats", user+".nk")
@@ -38,7 +39,7 @@ func LoadSeed(path string) ([]byte, error) {
 // CreateSeeds makes the missing seeds of every user and returns their files; it
 // never overwrites.
 func CreateSeeds(inv *inventory.Inventory) (created []string, err error) {
-	for _, user := range Users {
+	for _, user := range UsersOf(inv) {
 		path := SeedFile(inv, user)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return created, fmt.Errorf("NATS key: %w", err)

@@ -58,6 +58,21 @@ func EmergencySubject(credential string) string { return "pawl.emergency." + cre
 func AlertSubject(source string) string         { return "pawl.alert." + source }
 func AnswerSubject(request string) string       { return "pawl.answer." + request }
 
+// AlertedSubject is where the alert of a user arrives who may raise alerts under any
+// name: he publishes it on AlertSubject, and the server puts his own name in.
+func AlertedSubject(user, claimed string) string { return "pawl.alerted." + user + "." + claimed }
+
+// ParseAlert returns who raised an alert, by its subject, and under which name where
+// that is another.
+func ParseAlert(subject string) (source, claimed string) {
+	kind, rest, _ := strings.Cut(strings.TrimPrefix(subject, "pawl."), ".")
+	if kind == "alerted" {
+		source, claimed, _ = strings.Cut(rest, ".")
+		return source, claimed
+	}
+	return rest, ""
+}
+
 // RefusedSubject carries, unstored, the answer to a request that was refused as one of
 // too many: whichever scheduler has the reply subject sends it on.
 func RefusedSubject(request string) string { return "pawl.refused." + request }

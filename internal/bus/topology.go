@@ -99,6 +99,9 @@ var limits = map[string]int64{
 	StreamAudit:    64 << 30, // a record for each event, note and sealed access
 }
 
+// alerts are the subjects of StreamAlert.
+var alerts = []string{AlertSubject("*"), AlertedSubject("*", "*")}
+
 // Settings vary with the installation, never with the table.
 type Settings struct {
 	Replicas int           // of every stream; 1 or 3
@@ -131,7 +134,7 @@ func Streams(s Settings) []jetstream.StreamConfig {
 		// A stream of its own, as a stream takes one message after the other.
 		{Name: StreamAsked, Subjects: []string{AskedSubject("*", "*")}, Description: "Requests not yet answered, of users with an account of their own", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgSize: 2 * MaxEvent},
 		{Name: StreamEmergency, Subjects: []string{"pawl.emergency.*"}, Description: "Emergencies not yet answered", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew},
-		{Name: StreamAlert, Subjects: []string{"pawl.alert.*"}, Description: "Alerts, as their sources told them", MaxAge: 90 * 24 * time.Hour, MaxMsgs: 100_000, MaxMsgSize: MaxEvent, AllowDirect: true},
+		{Name: StreamAlert, Subjects: alerts, Description: "Alerts, as their sources told them", MaxAge: 90 * 24 * time.Hour, MaxMsgs: 100_000, MaxMsgSize: MaxEvent, AllowDirect: true},
 		{Name: StreamAnswer, Subjects: []string{"pawl.answer.*"}, Description: "What became of each request", MaxMsgsPerSubject: 1, MaxAge: 30 * 24 * time.Hour, AllowDirect: true},
 		{Name: StreamTimer, Subjects: []string{"pawl.timer.>"}, Description: "Deadlines, waits and wake-ups", MaxMsgsPerSubject: 1, AllowMsgSchedules: true, AllowDirect: true},
 		{Name: StreamNote, Subjects: []string{"pawl.note.>"}, Description: "What the audit trail must know beside the log", Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true, AllowDirect: true},
@@ -185,7 +188,7 @@ func Consumers(s Settings) []Consumer {
 	add(StreamRequest, saga.Scheduler, ConsumerRequests, RequestSubject("*"))
 	add(StreamAsked, saga.Scheduler, ConsumerAsked, AskedSubject("*", "*"))
 	add(StreamEmergency, saga.Scheduler, ConsumerEmergencies, "pawl.emergency.*")
-	add(StreamAlert, saga.Scheduler, ConsumerAlerts, "pawl.alert.*")
+	add(StreamAlert, saga.Scheduler, ConsumerAlerts, alerts...)
 	add(StreamLog, saga.Scheduler, ConsumerTimekeeper, "pawl.rotation.*.*.*")
 	add(StreamTimer, saga.Scheduler, ConsumerDeadlines, "pawl.timer.deadline.*")
 	add(StreamTimer, saga.Scheduler, ConsumerDues, DueSubject("*"))

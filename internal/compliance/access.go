@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
 )
 
 // User is a user of the bus, and what it may do there that is more than reading
@@ -19,10 +19,8 @@ type User struct {
 	Sealed  []string `json:"sealed"`  // what it may do with sealed credentials
 }
 
-// users is the table, which takes a while to derive.
-var users = sync.OnceValue(func() []User {
-	var all []User
-	for _, name := range bus.Users {
+func users(inv *inventory.Inventory) (all []User) {
+	for _, name := range bus.UsersOf(inv) {
 		u := User{Name: name, Publish: []string{}, Sealed: []string{}}
 		for _, subject := range bus.PermissionsFor(name).Publish {
 			switch {
@@ -42,7 +40,7 @@ var users = sync.OnceValue(func() []User {
 		all = append(all, u)
 	}
 	return all
-})
+}
 
 // noteOpened is the kind of a note of one opening of a sealed credential.
 const noteOpened = "opened"

@@ -178,7 +178,7 @@ func (b *Builder) Report(framework Framework, trail Trail, now *Now) *Report {
 		Coverage:      coverage(b.inventory, histories, b.period),
 		Rotations:     rotations(histories, b.period),
 		Emergencies:   emergencies(histories, b.period),
-		Users:         users(),
+		Users:         users(b.inventory),
 		Recipients:    accesses(b.notes),
 		Records:       counted(b.kinds),
 	}

@@ -44,12 +44,28 @@ type Receiver struct {
 	HMACFile     string // Grafana's signature over timestamp:body
 }
 
-// LoginWatch is the source of the alerts that `pawl watch-logins` raises.
-const LoginWatch = "logins"
+// Sources that no rule has to name.
+const (
+	LoginWatch   = "logins"    // of the alerts that `pawl watch-logins` raises
+	SharedSource = "requester" // of what is published with requester.nk, under whatever name
+)
+
+// Sources lists who raises alerts with a key of the bus of its own: the sources that
+// rules name, and LoginWatch. What a receiver takes, the scheduler publishes.
+func (a *Alerts) Sources() []string {
+	all := []string{LoginWatch}
+	for _, r := range a.Rules {
+		if _, received := a.Receivers[r.Source]; r.Source != "" && r.Source != SharedSource && !received {
+			all = append(all, r.Source)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
 
 // AlertRule maps alerts to a credential.
 type AlertRule struct {
-	Source     string            // who may tell it: SOURCE in pawl.alert.SOURCE; empty: anybody who may publish there
+	Source     string            // who has to tell it: a receiver, or whose key it is; empty: anybody who may raise alerts
 	Labels     map[string]string // all must be equal; not cluster and pg_role
 	Credential *Credential
 	// Hold is whether a rotation can cause such alerts, so that they are held back
@@ -141,8 +157,11 @@ func isLoopback(address string) bool {
 
 func readReceiver(v value) Receiver {
 	v.checkName(v.key)
-	if v.key == LoginWatch {
+	switch v.key {
+	case LoginWatch:
 		v.fault("is the source of `pawl watch-logins`: choose another name")
+	case SharedSource:
+		v.fault("is the source of what is published with requester.nk: choose another name")
 	}
 	o := v.object("kind", "token_file", "user", "password_file", "hmac_file")
 	r := Receiver{

@@ -21,7 +21,7 @@ import (
 // calls), and returns the files written. What is there and right is left alone.
 // The folders stay the caller's, so that an owner cannot change what it was given.
 func Deal(inv *inventory.Inventory, out string, owner int) (written []string, err error) {
-	for _, user := range bus.Users {
+	for _, user := range bus.UsersOf(inv) {
 		for _, k := range keysOf(inv, user) {
 			to := filepath.Join(out, user, k.as)
 			fresh, err := put(k.from, to, owner)
@@ -66,8 +66,8 @@ func keysOf(inv *inventory.Inventory, user string) []key {
 		names = append(names, "audit/auditor.key", "audit/auditor.pub")
 	case bus.Operator:
 		names = append(names, "sealing/incident.agepub", "audit/auditor.pub")
-		fallthrough
-	case bus.Requester:
+	}
+	if filepath.Base(filepath.Dir(seed.from)) == "clients" {
 		seed.as = filepath.Join("clients", user+".nk") // of its data_dir
 	}
 	keys := []key{seed}

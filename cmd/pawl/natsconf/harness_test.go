@@ -29,7 +29,8 @@ func install(t *testing.T) *installation {
 	dir := t.TempDir()
 	port := freePort(t)
 	i := &installation{t: t, inv: &inventory.Inventory{DataDir: filepath.Join(dir, "data"), KeysDir: filepath.Join(dir, "keys"),
-		NATS: inventory.NATS{URL: "tls://localhost:" + port, Replicas: 1}}}
+		NATS:   inventory.NATS{URL: "tls://localhost:" + port, Replicas: 1},
+		Alerts: inventory.Alerts{Rules: []inventory.AlertRule{{Source: "siem"}}}}}
 	i.node = Node{Name: "localhost", Listen: "127.0.0.1:" + port, Monitor: "127.0.0.1:" + freePort(t)}
 	i.opts = Options{Out: filepath.Join(dir, "nats"), Nodes: []Node{i.node}}
 	if _, err := bus.CreateSeeds(i.inv); err != nil {

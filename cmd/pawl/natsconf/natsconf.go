@@ -88,7 +88,7 @@ func Write(inv *inventory.Inventory, o Options) (written []string, err error) {
 	if err != nil {
 		return w.written, err
 	}
-	for _, user := range bus.Users {
+	for _, user := range bus.UsersOf(inv) {
 		if err := a.certify(w, filepath.Join(inv.TLSDir(), user), "pawl "+user, nil); err != nil {
 			return w.written, err
 		}

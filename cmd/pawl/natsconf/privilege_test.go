@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
 )
@@ -114,7 +115,10 @@ func publications() (all []attempt) {
 	may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.RestoredSubject(c), append([]string{bus.Operator}, saga.Services...)...)
 	may(bus.RequestSubject(c), bus.Requester, bus.Operator)
 	may(bus.AskedSubject(bus.Requester, c)) // the server's alone
-	may(bus.AlertSubject("siem"), bus.Requester, bus.Operator, saga.Scheduler)
+	for _, source := range []string{"siem", inventory.LoginWatch} {
+		may(bus.AlertSubject(source), bus.Requester, bus.Operator, saga.Scheduler, bus.SourceUser(source))
+	}
+	may(bus.AlertedSubject(bus.Requester, "siem")) // the server's alone
 	may(bus.EmergencySubject(c), bus.Operator)
 	may(bus.AnswerSubject("x"), saga.Scheduler)
 	may(bus.RefusedSubject("x"), saga.Scheduler)
@@ -143,7 +147,7 @@ func subscriptions() (all []attempt) {
 	for _, user := range bus.Users {
 		owners := []string{user}
 		if user == bus.Requester {
-			owners = append(owners, bus.Operator) // a stock client of his listens there, too
+			owners = append(owners, bus.Operator, bus.SourceUser("siem"), bus.SourceUser(inventory.LoginWatch)) // stock clients of theirs listen there, too
 		}
 		may(bus.InboxPrefix(user)+".>", owners...)
 	}
@@ -176,7 +180,7 @@ func TestEachUserIsRefusedAllThatIsNotItsOwn(t *testing.T) {
 	i.serve()
 	i.mustProvision()
 	tried, refused := 0, 0
-	for _, user := range bus.Users {
+	for _, user := range bus.UsersOf(i.inv) {
 		if user == bus.Provisioner {
 			continue // it may have streams made, and be told of them: all of $JS.API.>
 		}

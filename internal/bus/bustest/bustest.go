@@ -146,7 +146,8 @@ func FreeAddress(t *testing.T) string {
 func (s *Server) Kill() { s.stop() }
 
 func at(dir string) *inventory.Inventory {
-	return &inventory.Inventory{DataDir: filepath.Join(dir, "data"), KeysDir: filepath.Join(dir, "keys")}
+	return &inventory.Inventory{DataDir: filepath.Join(dir, "data"), KeysDir: filepath.Join(dir, "keys"),
+		Alerts: inventory.Alerts{Rules: []inventory.AlertRule{{Source: "siem"}}}}
 }
 
 // StartThree starts a cluster of three servers in this process, each of which has

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -73,8 +72,9 @@ type Alert struct {
 
 // Alerts returns the alerts stored since then, oldest first.
 func (c *Client) Alerts(ctx context.Context, since time.Time) (alerts []Alert, err error) {
-	err = c.each(ctx, bus.StreamAlert, "pawl.alert.*", since, func(m *jetstream.RawStreamMsg) {
-		a := Alert{At: m.Time, Sequence: m.Sequence, Source: strings.TrimPrefix(m.Subject, "pawl.alert."), Alert: &pawlv1.Alert{}}
+	err = c.each(ctx, bus.StreamAlert, ">", since, func(m *jetstream.RawStreamMsg) {
+		a := Alert{At: m.Time, Sequence: m.Sequence, Alert: &pawlv1.Alert{}}
+		a.Source, _ = bus.ParseAlert(m.Subject)
 		if bus.Decode(m.Header, m.Data, a.Alert) == nil {
 			alerts = append(alerts, a)
 		}

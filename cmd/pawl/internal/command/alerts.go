@@ -1,15 +1,20 @@
 package command
 
 import (
+	"context"
 	"io"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/inventory"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 func newAlerts() *cobra.Command {
@@ -47,9 +52,36 @@ func newAlerts() *cobra.Command {
 			for _, a := range slices.Backward(alarms) {
 				all = append(all, render.NewAlarm(a))
 			}
+			if err := countTold(cmd.Context(), inv, conn, all, time.Now().Add(-since)); err != nil {
+				return err
+			}
 			return output(cmd, all, func(w io.Writer, s render.Style) error { return render.AlarmTable(w, all, s) })
 		},
 	}
 	c.Flags().DurationVar(&since, "since", 7*24*time.Hour, "begin with what was decided this long ago; decisions are kept for 90 days")
 	return c
+}
+
+// countTold counts of each decision how often the bus has its alert.
+func countTold(ctx context.Context, inv *inventory.Inventory, conn *client.Client, all []render.Alarm, since time.Time) error {
+	if len(all) == 0 {
+		return nil
+	}
+	alerts, err := conn.Alerts(ctx, since)
+	if err != nil {
+		return err
+	}
+	episode := func(source, fingerprint string, startsAt time.Time) string {
+		return bus.Episode(inv, source, &pawlv1.Alert{Fingerprint: fingerprint, StartsAt: timestamppb.New(startsAt)})
+	}
+	at := map[string]*render.Alarm{}
+	for i, a := range all {
+		at[episode(a.Source, a.Fingerprint, a.StartsAt)] = &all[i]
+	}
+	for _, a := range alerts {
+		if of := at[episode(a.Source, a.Alert.GetFingerprint(), a.Alert.GetStartsAt().AsTime())]; of != nil && !a.Alert.GetResolved() {
+			of.Told, of.LastTold = of.Told+1, a.At
+		}
+	}
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -19,6 +18,7 @@ func TestAlertsTellsWhatWasDecidedNewestFirst(t *testing.T) {
 	if stdout, stderr := s.want(exitDone, "alerts", "--json"); stdout != "[]\n" || !strings.Contains(stderr, "no alert was decided upon within 7d; pawl.yaml has 0 rules") {
 		t.Errorf("stdout %q, stderr %q", stdout, stderr)
 	}
+	began := timestamppb.Now()
 	for i, a := range []*pawlv1.Alarm{
 		{Credential: "app", Rotation: "r-1", Reason: ""},
 		{Guard: "unmapped", Reason: "no rule"},
@@ -30,8 +30,13 @@ func TestAlertsTellsWhatWasDecidedNewestFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.Source, a.Fingerprint, a.At, a.StartsAt, a.Alert = "am", fmt.Sprint(i), timestamppb.Now(), timestamppb.Now(), "Leaked{} from am"
-		if err := b.AppendAlarm(t.Context(), bus.Episode(a.GetFingerprint(), time.Time{}), a, nil, newest.Seq); err != nil {
+		a.Source, a.Fingerprint, a.At, a.StartsAt, a.Alert = "am", fmt.Sprint(i), timestamppb.Now(), began, "Leaked{} from am"
+		if err := b.AppendAlarm(t.Context(), bus.Episode(s.inv, a.GetSource(), &pawlv1.Alert{Fingerprint: a.GetFingerprint(), StartsAt: a.GetStartsAt()}), a, nil, newest.Seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, resolved := range []bool{false, false, true} {
+		if err := s.users[saga.Scheduler].Publish(t.Context(), bus.AlertSubject("am"), &pawlv1.Alert{Fingerprint: "0", StartsAt: began, Resolved: resolved}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -51,7 +56,8 @@ func TestAlertsTellsWhatWasDecidedNewestFirst(t *testing.T) {
 	}
 	table, _ := s.want(exitDone, "alerts")
 	lines := strings.Split(table, "\n")
-	if len(lines) != 6 || !strings.Contains(lines[2], "cooldown") || !strings.Contains(lines[2], "was contained by r-1") || !strings.Contains(lines[4], "none: fired") || !strings.Contains(lines[4], "r-1") {
+	if len(lines) != 6 || !strings.Contains(lines[2], "cooldown") || !strings.Contains(lines[2], "was contained by r-1") || !strings.Contains(lines[4], "none: fired") || !strings.Contains(lines[4], "r-1") ||
+		strings.Count(table, "told 2 times until") != 1 || !strings.Contains(lines[4], "told 2 times until") {
 		t.Errorf("alerts:\n%s", table)
 	}
 	s.want(exitUsage, "alerts", "ap")

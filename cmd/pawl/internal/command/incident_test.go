@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pawl.dev/cmd/pawl/internal/incident"
-	"pawl.dev/internal/bus"
 	"pawl.dev/internal/evidence"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
@@ -33,13 +32,12 @@ func TestIncidentIsReportedWhileItRunsAndWithoutItsKey(t *testing.T) {
 		Tables: []postgres.Table{{Name: "sessions", Columns: []string{"who"}, Rows: [][]string{{"the-thief"}}}}}); err != nil {
 		t.Fatal(err)
 	}
-	s.connect(bus.Requester)
 	for source, labels := range map[string]map[string]string{
 		"alertmanager": {"alertname": "Leaked", "cluster": "main", "pg_role": "app"},
 		"logins":       {"alertname": "FailedLogins", "cluster": "main", "pg_role": "app", "address": "203.0.113.7"},
 	} {
 		alert := &pawlv1.Alert{Fingerprint: source, StartsAt: timestamppb.Now(), Labels: labels}
-		if err := s.users[bus.Requester].Publish(ctx, "pawl.alert."+source, alert, nil); err != nil {
+		if err := s.users[saga.Scheduler].Publish(ctx, "pawl.alert."+source, alert, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -26,7 +26,7 @@ func newWatchLogins() *cobra.Command {
 	var fromStart bool
 	watch := &cobra.Command{
 		Use: "watch-logins --cluster C --node N", Short: "Follow a PostgreSQL's log, and publish an alert where logins fail", Args: cobra.NoArgs,
-		Long: "Runs beside a PostgreSQL until it is stopped, follows its jsonlog or csvlog, and publishes an alert where logins of its credentials fail as watch_logins in pawl.yaml says. Keeps its position in data_dir. Needs DATA_DIR/clients/requester.nk and no other key.",
+		Long: "Runs beside a PostgreSQL until it is stopped, follows its jsonlog or csvlog, and publishes an alert where logins of its credentials fail as watch_logins in pawl.yaml says. Keeps its position in data_dir. Needs DATA_DIR/clients/alert-logins.nk and no other key.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			inv, err := load(cmd)
 			if err != nil {
@@ -41,7 +41,7 @@ func newWatchLogins() *cobra.Command {
 					return usage("--metrics %q must be host:port, such as 127.0.0.1:9465", metrics)
 				}
 			}
-			requester, err := bus.For(inv, bus.Requester)
+			source, err := bus.For(inv, bus.SourceUser(inventory.LoginWatch))
 			if err != nil {
 				return exit{exitUsage, err}
 			}
@@ -53,7 +53,7 @@ func newWatchLogins() *cobra.Command {
 			if _, err := os.ReadDir(dir); err != nil {
 				return usage("--log-dir: %v: name the server's log_directory, and let this user read it (log_file_mode = 0640, and its group)", err)
 			}
-			return watchLogins(cmd, requester, metrics, loginwatch.Options{Inventory: inv, Cluster: cluster, Node: node, LogDir: dir, FromStart: fromStart})
+			return watchLogins(cmd, source, metrics, loginwatch.Options{Inventory: inv, Cluster: cluster, Node: node, LogDir: dir, FromStart: fromStart})
 		},
 	}
 	watch.Flags().StringVar(&cluster, "cluster", "", "the `CLUSTER` of pawl.yaml")
@@ -102,14 +102,14 @@ func logDirectory(ctx context.Context, c *inventory.Cluster, n inventory.Node) (
 	return dir, nil
 }
 
-func watchLogins(cmd *cobra.Command, requester bus.ConnectOptions, address string, o loginwatch.Options) error {
+func watchLogins(cmd *cobra.Command, source bus.ConnectOptions, address string, o loginwatch.Options) error {
 	var err error
 	o.Log = telemetry.NewLogger(cmd.ErrOrStderr(), "watch-logins", slog.LevelInfo).With("cluster", o.Cluster, "node", o.Node)
 	if o.Metrics, err = telemetry.NewMetrics(); err != nil {
 		return err
 	}
-	requester.Wait, requester.Log = true, o.Log
-	if o.Bus, err = bus.Connect(requester); err != nil {
+	source.Wait, source.Log = true, o.Log
+	if o.Bus, err = bus.Connect(source); err != nil {
 		return err
 	}
 	defer o.Bus.NATS.Close()

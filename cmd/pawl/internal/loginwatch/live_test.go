@@ -14,6 +14,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/bus/bustest"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/secret"
@@ -89,7 +90,7 @@ func newLive(t *testing.T, format string, settings map[string]string) *live {
 	t.Cleanup(func() { _ = server.Stop() }) // the test is over
 	nats := bustest.Start(t)
 	l := &live{t: t, server: server, log: &output{}, alerts: listen(t, nats.Connect(t, bus.Operator))}
-	l.Watcher = newWatcher(t, inventoryIn(t, t.TempDir()), nats.Connect(t, bus.Requester), filepath.Join(server.Dir, "data", "log"), l.log)
+	l.Watcher = newWatcher(t, inventoryIn(t, t.TempDir()), nats.Connect(t, bus.SourceUser(inventory.LoginWatch)), filepath.Join(server.Dir, "data", "log"), l.log)
 	l.admin("CREATE DATABASE shop", "CREATE ROLE app LOGIN PASSWORD 'right'", "CREATE ROLE app_b NOLOGIN IN ROLE app", "CREATE ROLE gone NOLOGIN PASSWORD 'retired'",
 		"CREATE ROLE trusted NOLOGIN", "CREATE ROLE forbidden LOGIN PASSWORD 'x'", "CREATE ROLE other LOGIN PASSWORD 'x'")
 	return l

@@ -43,16 +43,13 @@ type episode struct {
 	First, Last time.Time
 	Count       int64
 	Sent        time.Time // of the failure at which the alert was last sent
-	Sends       int
 	SQLState    string
 	Credential  string
 	Database    string
 }
 
-// announcement is an alert to publish. Its id is the same however often the same
-// log is read.
+// announcement is an alert to publish.
 type announcement struct {
-	id    string
 	state string // firing, repeated, resolved
 	alert *pawlv1.Alert
 }
@@ -130,7 +127,6 @@ func (t *tracker) goesOn(f failure, e *episode) {
 	}
 	if f.At.Sub(e.Sent) >= t.settings.Repeat {
 		e.Sent = f.At
-		e.Sends++
 		t.announce(f.key, e, "repeated")
 	}
 }
@@ -161,10 +157,6 @@ func (t *tracker) over(k key, e *episode) {
 func (t *tracker) announce(k key, e *episode, state string) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", k.Alert, t.cluster, t.node, k.Role, k.Address))
 	fingerprint := hex.EncodeToString(sum[:16])
-	nth := strconv.Itoa(e.Sends)
-	if state == "resolved" {
-		nth = state
-	}
 	labels := map[string]string{"alertname": k.Alert, "cluster": t.cluster, "node": t.node, "address": k.Address, "sqlstate": e.SQLState}
 	annotations := map[string]string{
 		"count": strconv.FormatInt(e.Count, 10),
@@ -180,7 +172,7 @@ func (t *tracker) announce(k key, e *episode, state string) {
 		annotations["database"] = e.Database
 	}
 	t.out = append(t.out, announcement{
-		id: fmt.Sprintf("logins-%s-%d-%s", fingerprint, e.First.UnixMilli(), nth), state: state,
+		state: state,
 		alert: &pawlv1.Alert{Fingerprint: fingerprint, StartsAt: timestamppb.New(e.First), Resolved: state == "resolved", Labels: labels, Annotations: annotations},
 	})
 }

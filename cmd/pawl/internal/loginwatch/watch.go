@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/cmd/pawl/internal/pglog"
 	"pawl.dev/internal/bus"
@@ -177,7 +175,7 @@ func (w *Watcher) look(ctx context.Context) (more bool, err error) {
 func (w *Watcher) record(r pglog.Record) {
 	kind := w.classify.classify(r)
 	if kind == "" {
-		if r.Phase == "" && r.SQLState != "" {
+		if r.Phase == "" && r.Backend == "client backend" && r.SQLState != "00000" { // a port, too, can have the digits of a code
 			w.once("the log does not tell what a process was at: update_process_title must be on, as it is by default, or no failed login is seen")
 		}
 		return
@@ -234,7 +232,7 @@ func (w *Watcher) publish(ctx context.Context) (sent bool, err error) {
 		}
 		a := w.tracker.out[0]
 		// One that is on its way is seen to its end, which Publish bounds.
-		if err := w.o.Bus.Publish(context.WithoutCancel(ctx), Subject, a.alert, nats.Header{jetstream.MsgIDHeader: {a.id}}); err != nil {
+		if err := w.o.Bus.Publish(context.WithoutCancel(ctx), Subject, a.alert, nil); err != nil {
 			return sent, err
 		}
 		sent = true

@@ -22,11 +22,22 @@ type Alarm struct {
 	Fingerprint string    `json:"fingerprint"`
 	StartsAt    time.Time `json:"starts_at"`
 	Reason      string    `json:"reason,omitempty"`
+	Told        int       `json:"told"`      // how often the source told it, of what the bus has kept
+	LastTold    time.Time `json:"last_told"` // zero where nothing was kept
 }
 
 // NewAlarm reads a decision.
 func NewAlarm(a *pawlv1.Alarm) Alarm {
-	return Alarm{a.GetAt().AsTime(), a.GetCredential(), a.GetGuard(), a.GetRotation(), a.GetAlert(), a.GetSource(), a.GetFingerprint(), a.GetStartsAt().AsTime(), a.GetReason()}
+	return Alarm{At: a.GetAt().AsTime(), Credential: a.GetCredential(), Guard: a.GetGuard(), Rotation: a.GetRotation(), Alert: a.GetAlert(),
+		Source: a.GetSource(), Fingerprint: a.GetFingerprint(), StartsAt: a.GetStartsAt().AsTime(), Reason: a.GetReason()}
+}
+
+// alert is how a table names the alert.
+func (a Alarm) alert(s Style) string {
+	if a.Told < 2 {
+		return chronicle.OneLine(a.Alert)
+	}
+	return fmt.Sprintf("%s, told %d times until %s", chronicle.OneLine(a.Alert), a.Told, s.date(a.LastTold))
 }
 
 // AlarmTable writes decisions, one a line.
@@ -38,7 +49,7 @@ func AlarmTable(w io.Writer, all []Alarm, s Style) error {
 	fmt.Fprintln(t, "DECIDED\tCREDENTIAL\tGUARD\tROTATION\tALERT\tBEGAN\tREASON")
 	for _, a := range all {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.date(a.At), cmp.Or(a.Credential, "-"), cmp.Or(a.Guard, "none: fired"), cmp.Or(a.Rotation, "-"),
-			chronicle.OneLine(a.Alert), s.date(a.StartsAt), cmp.Or(chronicle.OneLine(a.Reason), "-"))
+			a.alert(s), s.date(a.StartsAt), cmp.Or(chronicle.OneLine(a.Reason), "-"))
 	}
 	return t.Flush()
 }

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,6 +102,7 @@ func (d *Desk) handle(ctx context.Context, m jetstream.Msg) {
 type question struct {
 	*pawlv1.Alert
 	source   string
+	claimed  string // the name under which source told it, where that is another
 	sequence uint64 // in StreamAlert
 	episode  string
 	rule     *inventory.AlertRule // nil: none names it
@@ -120,8 +120,9 @@ func (q *question) credential() string {
 // hear returns an error where the alert must be heard again.
 func (d *Desk) hear(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(m.Headers())) // the alert's trace goes on in notes
-	q := &question{Alert: &pawlv1.Alert{}, source: strings.TrimPrefix(m.Subject(), "pawl.alert."), sequence: meta.Sequence.Stream, header: m.Headers()}
-	if err := q.read(m); err != nil {
+	q := &question{Alert: &pawlv1.Alert{}, sequence: meta.Sequence.Stream, header: m.Headers()}
+	q.source, q.claimed = bus.ParseAlert(m.Subject())
+	if err := q.read(m, d.d.Inventory); err != nil {
 		d.count(ctx, undecodable)
 		return d.d.Bus.Publish(ctx, bus.DeadSubject(saga.Scheduler), &pawlv1.Note{Kind: "undecodable", Actor: q.source, Text: fmt.Sprintf("%s (sequence %d): %v", m.Subject(), q.sequence, err)}, telemetry.Inject(ctx))
 	}
@@ -141,7 +142,7 @@ func (d *Desk) hear(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMet
 	return d.act(ctx, q, decided)
 }
 
-func (q *question) read(m jetstream.Msg) error {
+func (q *question) read(m jetstream.Msg, inv *inventory.Inventory) error {
 	if err := bus.Decode(m.Headers(), m.Data(), q.Alert); err != nil {
 		return err
 	}
@@ -154,14 +155,14 @@ func (q *question) read(m jetstream.Msg) error {
 	if q.GetStartsAt().CheckValid() != nil {
 		return errors.New("not a valid Alert: starts_at: must be a time from the year 1 to 9999")
 	}
-	q.episode = bus.Episode(q.GetFingerprint(), q.GetStartsAt().AsTime())
+	q.episode = bus.Episode(inv, q.source, q.Alert)
 	return nil
 }
 
 // decide returns what was decided about the episode: before, or else now.
 func (d *Desk) decide(ctx context.Context, q *question) (bus.Decided, error) {
 	for {
-		found, err := d.d.Bus.FindAlarm(ctx, q.credential(), q.episode)
+		found, err := d.d.Bus.FindAlarm(ctx, d.d.Inventory, q.credential(), q.source, q.Alert)
 		if err != nil || found.Seq > 0 {
 			return found, err
 		}

@@ -2,6 +2,8 @@ package alarm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"slices"
@@ -24,7 +26,7 @@ func TestAlertCutsOffTheCredentialThatItsRuleNames(t *testing.T) {
 	p.start(nil)
 	a := p.alert("Leaked", "c1_b") // the other login of c1
 	const parent = "4bf92f3577b34da6a3ce929d0e0e4736"
-	if err := p.operator.Publish(t.Context(), bus.AlertSubject("siem"), a, nats.Header{"traceparent": {"00-" + parent + "-00f067aa0ba902b7-01"}}); err != nil {
+	if err := p.owners[saga.Scheduler].Publish(t.Context(), bus.AlertSubject("siem"), a, nats.Header{"traceparent": {"00-" + parent + "-00f067aa0ba902b7-01"}}); err != nil {
 		t.Fatal(err)
 	}
 	n := p.note()
@@ -39,7 +41,7 @@ func TestAlertCutsOffTheCredentialThatItsRuleNames(t *testing.T) {
 	if !strings.Contains(log.Records[0].Header.Get("traceparent"), parent) {
 		t.Error("the alert's trace ends at the desk")
 	}
-	decided, err := p.operator.FindAlarm(t.Context(), "c1", bus.Episode(a.GetFingerprint(), a.GetStartsAt().AsTime()))
+	decided, err := p.operator.FindAlarm(t.Context(), p.inventory, "c1", "siem", a)
 	if err != nil || decided.GetRotation() != log.Rotation || decided.Seq == 0 || decided.GetGuard() != "" {
 		t.Errorf("decided %v, %v", decided, err)
 	}
@@ -57,7 +59,7 @@ func TestAlertMayBeJSONAndWhatIsNoneIsKeptAside(t *testing.T) {
 	p := newPost(t)
 	p.start(nil)
 	tell := func(body string) {
-		if err := p.operator.NATS.Publish("pawl.alert.siem", []byte(body)); err != nil {
+		if err := p.owners[saga.Scheduler].NATS.Publish("pawl.alert.siem", []byte(body)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -112,7 +114,7 @@ func TestUnmappedAlertIsRecordedAndTouchesNothing(t *testing.T) {
 		if n.GetStep() != unmapped || n.GetCredential() != "" || !strings.Contains(n.GetText(), "alertname") || strings.Contains(n.GetText(), `"x"`) {
 			t.Errorf("%s: %v", name, n)
 		}
-		decided, err := p.operator.FindAlarm(t.Context(), "", bus.Episode(a.GetFingerprint(), a.GetStartsAt().AsTime()))
+		decided, err := p.operator.FindAlarm(t.Context(), p.inventory, "", "am", a)
 		if err != nil || decided.GetGuard() != unmapped {
 			t.Errorf("%s: %v, %v", name, decided, err)
 		}
@@ -336,7 +338,7 @@ func TestReplicaThatDiesLeavesItsDecisionToAnother(t *testing.T) {
 			a := p.alert("Leaked", "c1")
 			p.raise("am", a)
 			<-died
-			decided, err := p.operator.FindAlarm(t.Context(), "c1", bus.Episode(a.GetFingerprint(), a.GetStartsAt().AsTime()))
+			decided, err := p.operator.FindAlarm(t.Context(), p.inventory, "c1", "am", a)
 			if err != nil || decided.GetRotation() == "" {
 				t.Fatalf("decided %v, %v", decided, err)
 			}
@@ -393,5 +395,50 @@ func TestEveryGuardIsInTheRunbook(t *testing.T) {
 	slices.Sort(names)
 	if len(slices.Compact(names)) != 10 {
 		t.Errorf("%v", names)
+	}
+}
+
+// TestWhoHoldsTheRequestersKeyIsNoOtherSource: neither is he believed to be a source
+// that a rule names, nor does he have its alert be taken for a repetition.
+func TestWhoHoldsTheRequestersKeyIsNoOtherSource(t *testing.T) {
+	p := newPost(t)
+	for i := range p.inventory.Alerts.Rules {
+		p.inventory.Alerts.Rules[i].Source = "siem"
+	}
+	p.start(nil)
+	a := p.alert("Leaked", "c1")
+	requester := p.server.Connect(t, bus.Requester)
+	if err := requester.Publish(t.Context(), bus.AlertSubject("siem"), a, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.note(); n.GetStep() != unmapped || n.GetActor() != "alert requester" || !strings.Contains(n.GetText(), "publish it with clients/alert-siem.nk") {
+		t.Errorf("%v", n)
+	}
+	if err := p.server.Connect(t, bus.SourceUser("siem")).Publish(t.Context(), bus.AlertSubject("siem"), a, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.note(); n.GetKind() != "alert fired" || n.GetActor() != "alert siem" {
+		t.Errorf("%v", n)
+	}
+}
+
+// TestAlertThatAnOlderVersionHasDecidedUponIsNotDecidedAgain: it goes on while Pawl is
+// updated.
+func TestAlertThatAnOlderVersionHasDecidedUponIsNotDecidedAgain(t *testing.T) {
+	p := newPost(t)
+	a := p.alert("Leaked", "c1")
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s", a.GetStartsAt().AsTime().UnixNano(), a.GetFingerprint()))
+	before := &pawlv1.Alarm{Source: "siem", Sequence: 700, Fingerprint: a.GetFingerprint(), StartsAt: a.GetStartsAt(), Credential: "c1", At: a.GetStartsAt()}
+	if err := p.owners[saga.Scheduler].AppendAlarm(t.Context(), hex.EncodeToString(sum[:16]), before, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	p.start(nil)
+	p.raise("siem", a)
+	if n := p.note(); n.GetStep() != repeat {
+		t.Errorf("%v", n)
+	}
+	p.raise("another", a)
+	if n := p.note(); n.GetKind() != "alert fired" {
+		t.Errorf("%v", n)
 	}
 }

@@ -70,6 +70,9 @@ func (d *Desk) weigh(ctx context.Context, q *question, last *pawlv1.Alarm) (*paw
 	}
 	if q.rule == nil {
 		a.Guard, a.Reason = unmapped, "no rule in pawl.yaml names a credential for it; its labels are "+strings.Join(slices.Sorted(maps.Keys(q.GetLabels())), ", ")
+		if d.d.Inventory.Alerts.RuleFor(q.claimed, q.GetLabels()) != nil {
+			a.Reason = fmt.Sprintf("a rule names %[1]s as its source, and it came with %[2]s.nk: publish it with clients/alert-%[1]s.nk of data_dir, which `pawl init` makes", short(q.claimed), q.source)
+		}
 		return a, nil
 	}
 	for _, g := range guards {

@@ -47,7 +47,7 @@ func newPost(t *testing.T) *post {
 		inventory: &inventory.Inventory{Credentials: map[string]*inventory.Credential{}, Contacts: map[string]string{"on_call": "nina"}}}
 	cluster := &inventory.Cluster{Name: "main", Admin: inventory.Account{User: "pawl_admin", PasswordFile: "a"}}
 	cluster.Observer = cluster.Admin
-	p.inventory.Alerts = inventory.Alerts{Cooldown: time.Hour, Storm: inventory.Storm{Credentials: 3, Within: 10 * time.Minute}, Grace: 5 * time.Minute}
+	p.inventory.Alerts = inventory.Alerts{Receivers: map[string]inventory.Receiver{"am": {}, "am-2": {}}, Cooldown: time.Hour, Storm: inventory.Storm{Credentials: 3, Within: 10 * time.Minute}, Grace: 5 * time.Minute}
 	for i := range 4 {
 		p.credential(fmt.Sprintf("c%d", i), cluster)
 	}
@@ -120,7 +120,7 @@ func (p *post) alert(name, role string) *pawlv1.Alert {
 
 func (p *post) raise(source string, a *pawlv1.Alert) {
 	p.t.Helper()
-	if err := p.operator.Publish(p.t.Context(), bus.AlertSubject(source), a, nil); err != nil {
+	if err := p.owners[saga.Scheduler].Publish(p.t.Context(), bus.AlertSubject(source), a, nil); err != nil {
 		p.t.Fatal(err)
 	}
 }

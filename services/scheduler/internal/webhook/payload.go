@@ -162,9 +162,8 @@ func (s *Server) publish(ctx context.Context, name string, alerts []alert) error
 // largest is what an alert may have for its annotations to be kept.
 const largest = bus.MaxEvent / 2
 
-// message is the alert as the bus has it. Its id is the same when it is sent
-// again; the server remembers ids for two minutes, and the ledger of decisions
-// for as long as it matters.
+// message is the alert as the bus has it. It has no message id: whoever knew that
+// could have it be taken for a repetition. The ledger of decisions knows repetitions.
 func message(ctx context.Context, name string, a alert) (*nats.Msg, error) {
 	if a.Status != "firing" && a.Status != "resolved" {
 		return nil, fmt.Errorf("status is %.20q: it must be firing or resolved", a.Status)
@@ -185,7 +184,6 @@ func message(ctx context.Context, name string, a alert) (*nats.Msg, error) {
 	}
 	m := &nats.Msg{Subject: bus.AlertSubject(name), Header: telemetry.Inject(ctx), Data: data}
 	m.Header.Set("Content-Type", "application/protobuf")
-	m.Header.Set(jetstream.MsgIDHeader, name+"/"+bus.Episode(a.Fingerprint, a.StartsAt)+"/"+a.Status)
 	return m, nil
 }
 

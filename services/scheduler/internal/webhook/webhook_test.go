@@ -28,6 +28,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/sdk/trace"
 
@@ -177,7 +178,7 @@ func (p *post) stored() (all []string) {
 		if err := bus.Decode(m.Header, m.Data, a); err != nil {
 			p.t.Fatal(err)
 		}
-		if m.Header.Get(jetstream.MsgIDHeader) == "" || m.Header.Get("traceparent") == "" {
+		if m.Header.Get(jetstream.MsgIDHeader) != "" || m.Header.Get("traceparent") == "" {
 			p.t.Errorf("headers %v", m.Header)
 		}
 		all = append(all, fmt.Sprintf("%s %s %v", m.Subject, a.GetFingerprint(), a.GetResolved()))
@@ -193,7 +194,7 @@ func TestWebhooksBecomeAlerts(t *testing.T) {
 	request.SetBasicAuth("am", proof)
 	for _, w := range []webhook{
 		alertmanagers(payloadOf("4", 0, alertOf("a", "firing"), alertOf("b", "resolved"))),
-		alertmanagers(payloadOf("4", 0, alertOf("a", "firing"), alertOf("a", "resolved"))), // the first is known
+		alertmanagers(payloadOf("4", 0, alertOf("a", "firing"), alertOf("a", "resolved"))), // the first again
 		basic,
 		grafanas(payloadOf("1", 0, alertOf("d", "firing")), time.Now()),
 		grafanas(payloadOf("1", 0, alertOf("e", "firing")), time.Now().Add(-4*time.Minute)),
@@ -203,7 +204,7 @@ func TestWebhooksBecomeAlerts(t *testing.T) {
 			t.Errorf("%s: %d %s", w.body, status, told)
 		}
 	}
-	want := []string{"pawl.alert.am a false", "pawl.alert.am b true", "pawl.alert.am a true", "pawl.alert.basic c false", "pawl.alert.g d false", "pawl.alert.g e false"}
+	want := []string{"pawl.alert.am a false", "pawl.alert.am b true", "pawl.alert.am a false", "pawl.alert.am a true", "pawl.alert.basic c false", "pawl.alert.g d false", "pawl.alert.g e false"}
 	if got := p.stored(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
@@ -482,4 +483,28 @@ func FuzzPayload(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestNobodyHasAWebhooksAlertBeTakenForARepetition: by publishing first under the
+// message id by which the server would know it.
+func TestNobodyHasAWebhooksAlertBeTakenForARepetition(t *testing.T) {
+	p := newPost(t, bustest.Start(t))
+	w := alertmanagers(payloadOf("4", 0, alertOf("a", "firing")))
+	var sent payload
+	if err := json.Unmarshal([]byte(w.body), &sent); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\n%s", sent.Alerts[0].StartsAt.UnixNano(), "a"))
+	id := "am/" + hex.EncodeToString(sum[:16]) + "/firing"
+	if _, err := p.bus.Connect(t, bus.Requester).JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: bus.AlertSubject("x"), Data: []byte("{}"), Header: nats.Header{jetstream.MsgIDHeader: {id}}}); err != nil {
+		t.Fatal(err)
+	}
+	if status, told := p.send(w); status != http.StatusOK {
+		t.Errorf("%d %s", status, told)
+	}
+	operator := p.bus.Connect(t, bus.Operator)
+	heard := 0
+	if _, err := operator.Scan(t.Context(), bus.StreamAlert, bus.AlertSubject("am"), bus.Start{}, func(*jetstream.RawStreamMsg) bool { heard++; return true }); err != nil || heard != 1 {
+		t.Errorf("heard %d, %v", heard, err)
+	}
 }
