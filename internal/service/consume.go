@@ -49,10 +49,7 @@ var outsiders = []string{bus.StreamRequest, bus.StreamAsked, bus.StreamEmergency
 // message is asked for at a time. On the others nothing of Pawl's is empty: where a
 // stolen key makes one so, the consumer is bound again.
 func Consume(ctx context.Context, d Dependencies, stream, durable string, take func(Message), options ...jetstream.PullConsumeOpt) (stop func(), err error) {
-	c := &consumer{d: d, stream: stream, durable: durable, ended: make(chan struct{}, 1)}
-	if slices.Contains(outsiders, stream) {
-		c.ended, options = nil, append(options, jetstream.PullMaxMessages(1))
-	}
+	c := &consumer{d: d, stream: stream, durable: durable, single: slices.Contains(outsiders, stream), ended: make(chan struct{}, 1)}
 	bound, consuming, err := c.consume(ctx, take, options)
 	if err != nil {
 		return nil, err
@@ -104,8 +101,8 @@ func (c *consumer) consume(ctx context.Context, take func(Message), options []je
 		return nil, nil, err
 	}
 	ackWait := bound.CachedInfo().Config.AckWait
-	consuming, err := bound.Consume(func(m jetstream.Msg) {
-		if len(m.Data()) == 0 && len(m.Headers()) == 0 {
+	hear := func(m jetstream.Msg) {
+		if !c.single && len(m.Data()) == 0 && len(m.Headers()) == 0 {
 			select {
 			case c.ended <- struct{}{}:
 			default:
@@ -114,7 +111,11 @@ func (c *consumer) consume(ctx context.Context, take func(Message), options []je
 		done := c.watch.begin(m)
 		defer done()
 		take(Message{m, ackWait})
-	}, options...)
+	}
+	if c.single {
+		return bound, consumeSingly(bound, hear), nil
+	}
+	consuming, err := bound.Consume(hear, options...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("consumer %s of %s: %w", c.durable, c.stream, err)
 	}

@@ -116,11 +116,11 @@ func TestDeafConsumerHearsAgainOrEndsTheService(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, between := bustest.Start(t), &deafener{}
-			operator := server.Connect(t, bus.Operator)
+			rotator := server.Connect(t, saga.DBRotator)
 			heard, ended, set := make(chan string, 10), make(chan error, 10), &condition.Set{}
-			stop, err := service.Consume(t.Context(), service.Dependencies{Bus: between.before(t, server).Connect(t, saga.Scheduler), Log: slog.New(slog.DiscardHandler),
+			stop, err := service.Consume(t.Context(), service.Dependencies{Bus: between.before(t, server).Connect(t, saga.SecretPublisher), Log: slog.New(slog.DiscardHandler),
 				Conditions: set, End: func(err error) { ended <- err }},
-				bus.StreamRequest, bus.ConsumerRequests, func(m service.Message) {
+				bus.StreamLog, saga.SecretPublisher, func(m service.Message) {
 					heard <- m.Subject()
 					if err := m.DoubleAck(t.Context()); err != nil {
 						t.Error(err)
@@ -131,7 +131,7 @@ func TestDeafConsumerHearsAgainOrEndsTheService(t *testing.T) {
 			}
 			defer stop()
 			ask := func(credential string) {
-				if err := operator.Publish(t.Context(), bus.RequestSubject(credential), &pawlv1.Request{}, nil); err != nil {
+				if err := rotator.Publish(t.Context(), bus.LogSubject(credential, "r", saga.Staged), &pawlv1.Event{}, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -147,7 +147,7 @@ func TestDeafConsumerHearsAgainOrEndsTheService(t *testing.T) {
 				}
 				tells(t, set, "deaf", false)
 			case err := <-ended:
-				if !c.ends || !strings.Contains(err.Error(), "PAWL_REQUEST/requests is not heard") {
+				if !c.ends || !strings.Contains(err.Error(), "PAWL_ROTATION/secret-publisher is not heard") {
 					t.Error(err)
 				}
 			case <-time.After(2 * time.Minute):

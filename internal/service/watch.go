@@ -107,7 +107,8 @@ func (w *watch) look(info *jetstream.ConsumerInfo, now time.Time) (remedy remedy
 type consumer struct {
 	d               Dependencies
 	stream, durable string
-	ended           chan struct{} // told when an empty message has ended what was asked for; nil: one is asked for at a time
+	single          bool          // messages are asked for one at a time
+	ended           chan struct{} // told when an empty message has ended what was asked for
 	watch           watch
 }
 
