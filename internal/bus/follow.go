@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -75,7 +76,7 @@ func (b *Bus) batch(ctx context.Context, stream, subject string, most int, next 
 			return false, err
 		}
 		previous, next.Seq = stored.Sequence, stored.Sequence+1
-		if !take(stored) {
+		if covers(subject, stored.Subject) && !take(stored) {
 			return false, nil
 		}
 	}
@@ -83,7 +84,7 @@ func (b *Bus) batch(ctx context.Context, stream, subject string, most int, next 
 
 // askBatch asks for the messages from next on. The channel takes all of an answer.
 func (b *Bus) askBatch(stream, subject string, most int, next Start) (answers chan *nats.Msg, stop func(), err error) {
-	ask := map[string]any{"batch": most, "next_by_subj": subject}
+	ask := map[string]any{"batch": most, "next_by_subj": askedAs(subject)}
 	if next.Seq == 0 && !next.Time.IsZero() {
 		ask["start_time"] = next.Time.UTC()
 	} else {
@@ -103,6 +104,20 @@ func (b *Bus) askBatch(stream, subject string, most int, next Start) (answers ch
 		return nil, nil, errors.Join(err, sub.Unsubscribe())
 	}
 	return answers, func() { _ = sub.Unsubscribe() }, nil // the connection may be gone
+}
+
+// askedAs is what the server is asked for who wants to read a subject. With each batch
+// it counts what is left of that, and looks through all subjects of the stream where
+// it is a pattern, unless that is of everything: who reads along would read more
+// slowly with each message that was ever stored. So a pattern which leaves out hardly
+// anything is left out instead, and what it is not of is passed over here.
+func askedAs(subject string) string {
+	for _, token := range strings.Split(subject, ".")[min(2, strings.Count(subject, ".")):] {
+		if token != "*" && token != ">" {
+			return subject
+		}
+	}
+	return ">"
 }
 
 // ofBatch reads an answer that is no message: there is none, or they end here.

@@ -133,3 +133,22 @@ func TestMessageThatDescribesItselfIsReadAsWhatItIs(t *testing.T) {
 		t.Errorf("read %v", got)
 	}
 }
+
+// TestWideReadTakesNothingElse: where everything is asked for instead of a pattern.
+func TestWideReadTakesNothingElse(t *testing.T) {
+	server := bustest.Start(t)
+	rotator, operator := server.Connect(t, saga.DBRotator), server.Connect(t, bus.Operator)
+	for range 300 { // more than a batch
+		for _, subject := range []string{bus.StartedSubject(saga.DBRotator), bus.NoteSubject(saga.DBRotator)} {
+			if _, err := rotator.NATS.RequestWithContext(t.Context(), subject, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for pattern, want := range map[string]int{"pawl.note.*": 300, "pawl.note.>": 600, "pawl.note.*.started": 300, bus.NoteSubject(saga.DBRotator): 300, "pawl.*.*": 300, ">": 600} {
+		got := 0
+		if _, err := operator.Scan(t.Context(), bus.StreamNote, pattern, bus.Start{}, func(*jetstream.RawStreamMsg) bool { got++; return true }); err != nil || got != want {
+			t.Errorf("%s: read %d of %d, %v", pattern, got, want, err)
+		}
+	}
+}
