@@ -96,22 +96,19 @@ var permissions = sync.OnceValue(func() map[string]Permissions {
 
 func derive(user string, consumers []Consumer) Permissions {
 	p := Permissions{Subscribe: []string{InboxPrefix(user) + ".>"}}
-	read := func(streams ...string) {
-		for _, s := range streams {
-			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>")
-		}
+	if slices.Contains(saga.Services, user) {
+		p.ofService(user, consumers)
+		return p
 	}
 	switch user {
-	case Provisioner:
-		return Permissions{Publish: []string{"$JS.API.>", "$JS.SNAPSHOT.ACK.>", restores}, Subscribe: p.Subscribe} // makes streams, backs them up, and restores them
+	case Provisioner: // makes streams, backs them up, and restores them
+		p.Publish = []string{"$JS.API.>", "$JS.SNAPSHOT.ACK.>", restores}
 	case Backup:
 		for _, s := range BackedUp {
 			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s, "$JS.API.STREAM.SNAPSHOT."+s, "$JS.SNAPSHOT.ACK."+s+".>")
 		}
-		return p
 	case Requester:
 		p.Publish = []string{RequestSubject("*"), AlertSubject("*")}
-		return p
 	case Operator:
 		p.Publish = []string{RequestSubject("*"), AlertSubject("*"), EmergencySubject("*"),
 			NoteSubject(Operator), EvidenceSubject("*", "*", "*", "*"), // what was done while the bus was down
@@ -120,54 +117,63 @@ func derive(user string, consumers []Consumer) Permissions {
 			p.Publish = append(p.Publish, CheckSubject(service, "*"), ExamineSubject(service, "*"), HealthSubject(service))
 		}
 		p.Subscribe = append(p.Subscribe, stockInbox+".>", "pawl.answer.*", "pawl.rotation.>", "pawl.note.*", "pawl.audit.>") // a stock client may be the operator's
-		read(StreamLog, StreamNote, StreamAnswer, StreamAudit, StreamTimer, StreamDead, StreamAlert, StreamAlarm, StreamEvidence, StreamLive)
-		return p
+		p.read(StreamLog, StreamNote, StreamAnswer, StreamAudit, StreamTimer, StreamDead, StreamAlert, StreamAlarm, StreamEvidence, StreamLive)
 	}
+	return p
+}
+
+// read adds the right to read whole streams.
+func (p *Permissions) read(streams ...string) {
+	for _, s := range streams {
+		p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s, directGet+s, directGet+s+".>")
+	}
+}
+
+// ofService adds what every service may, and what this one does.
+func (p *Permissions) ofService(user string, consumers []Consumer) {
 	for _, e := range saga.Emits(user) {
 		p.Publish = append(p.Publish, LogSubject("*", "*", e))
 	}
 	for _, c := range consumers {
 		if c.Owner == user {
-			p.Publish = append(p.Publish, "$JS.API.CONSUMER.INFO."+c.Stream+"."+c.Config.Durable,
-				"$JS.API.CONSUMER.MSG.NEXT."+c.Stream+"."+c.Config.Durable,
-				"$JS.API.CONSUMER.RESET."+c.Stream+"."+c.Config.Durable, "$JS.ACK."+c.Stream+"."+c.Config.Durable+".>")
+			name := c.Stream + "." + c.Config.Durable
+			p.Publish = append(p.Publish, "$JS.API.CONSUMER.INFO."+name, "$JS.API.CONSUMER.MSG.NEXT."+name, "$JS.API.CONSUMER.RESET."+name, "$JS.ACK."+name+".>")
 		}
 	}
-	p.Publish = append(p.Publish, NoteSubject(user), StartedSubject(user), DeadSubject(user),
-		"$JS.API.STREAM.INFO."+StreamNote, "$JS.API.DIRECT.GET."+StreamNote+"."+StartedSubject("*"),
-		"$JS.API.DIRECT.GET."+StreamNote+"."+RestoredSubject("*"))
+	p.read(StreamLog)
+	p.Publish = append(p.Publish, newestFromLeader, NoteSubject(user), StartedSubject(user), DeadSubject(user),
+		"$JS.API.STREAM.INFO."+StreamNote, directGet+StreamNote+"."+StartedSubject("*"), directGet+StreamNote+"."+RestoredSubject("*"))
 	p.Subscribe = append(p.Subscribe, CheckSubject(user, "*"), ExamineSubject(user, "*"))
 	// The probe: each service stores a sign of life, and asks the others.
-	p.Publish = append(p.Publish, LiveSubject(user), "$JS.API.STREAM.INFO."+StreamLive, "$JS.API.DIRECT.GET."+StreamLive+"."+LiveSubject("*"), answers)
+	p.Publish = append(p.Publish, LiveSubject(user), "$JS.API.STREAM.INFO."+StreamLive, directGet+StreamLive+"."+LiveSubject("*"), answers)
 	for _, service := range saga.Services {
 		p.Publish = append(p.Publish, HealthSubject(service))
 	}
 	p.Subscribe = append(p.Subscribe, LiveSubject(user), HealthSubject(user), HealthAnswerSubject(user, "*", "*"))
-	read(StreamLog)
-	p.Publish = append(p.Publish, newestFromLeader)
-	for _, recipient := range []string{saga.DBRotator, saga.SecretPublisher, saga.Verifier} {
-		if recipient == user {
-			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+StreamSealed, "$JS.API.DIRECT.GET."+StreamSealed+".pawl.sealed.*.*."+user)
-		}
+	if user == saga.DBRotator || user == saga.SecretPublisher || user == saga.Verifier {
+		p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+StreamSealed, directGet+StreamSealed+".pawl.sealed.*.*."+user)
 	}
 	switch user {
 	case saga.DBRotator:
 		p.Publish = append(p.Publish, "pawl.sealed.*.*.*", "$JS.API.STREAM.PURGE."+StreamSealed, RestoredSubject("*"),
 			EvidenceSubject("*", "*", "*", "*"), "$JS.API.STREAM.INFO."+StreamEvidence)
 	case saga.Scheduler:
-		p.Publish = append(p.Publish, AnswerSubject("*"), RefusedSubject("*"), "pawl.timer.>", AlertSubject("*"), "pawl.alarm.*.*", operatorKey("*"))
-		for _, service := range saga.Services {
-			p.Publish = append(p.Publish, CheckSubject(service, "*"))
-		}
-		p.Subscribe = append(p.Subscribe, RequestSubject("*"), AskedSubject("*", "*"), EmergencySubject("*"), AnswerSubject("*"), RefusedSubject("*"), operatorKey("*"))
-		read(StreamAlarm, StreamTimer)
-		for _, s := range Streams(Settings{}) { // how full each is
-			p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s.Name)
-		}
+		p.ofScheduler()
 	case saga.Auditor:
 		p.Publish = append(p.Publish, "pawl.audit.>")
 		p.Subscribe = append(p.Subscribe, "pawl.rotation.>", "pawl.note.*", "pawl.audit.>") // wakes who reads what is stored
-		read(StreamAudit, StreamNote)
+		p.read(StreamAudit, StreamNote)
 	}
-	return p
+}
+
+func (p *Permissions) ofScheduler() {
+	p.Publish = append(p.Publish, AnswerSubject("*"), RefusedSubject("*"), "pawl.timer.>", AlertSubject("*"), "pawl.alarm.*.*", operatorKey("*"))
+	for _, service := range saga.Services {
+		p.Publish = append(p.Publish, CheckSubject(service, "*"))
+	}
+	p.Subscribe = append(p.Subscribe, RequestSubject("*"), AskedSubject("*", "*"), EmergencySubject("*"), AnswerSubject("*"), RefusedSubject("*"), operatorKey("*"))
+	p.read(StreamAlarm, StreamTimer)
+	for _, s := range Streams(Settings{}) { // how full each is
+		p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+s.Name)
+	}
 }
