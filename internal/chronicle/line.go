@@ -1,6 +1,7 @@
 package chronicle
 
 import (
+	"cmp"
 	"time"
 
 	"pawl.dev/internal/bus"
@@ -45,8 +46,8 @@ func NewLine(e bus.Entry) Line {
 
 func asked(r *pawlv1.Requested) string {
 	text := r.GetFlow()
-	if r.GetRequestedBy() != "" {
-		text += " by " + OneLine(r.GetRequestedBy())
+	if by := cmp.Or(r.GetRequestedBy(), r.GetAuthenticatedAs()); by != "" {
+		text += " by " + OneLine(by)
 	}
 	if r.GetReason() != "" {
 		text += ": " + OneLine(r.GetReason())

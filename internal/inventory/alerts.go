@@ -105,6 +105,17 @@ func (a *Alerts) RuleFor(source string, labels map[string]string) *AlertRule {
 	return &a.Rules[i]
 }
 
+// SourceFor returns the source of the first rule that names the labels, whoever tells
+// of them; empty where none does.
+func (a *Alerts) SourceFor(labels map[string]string) string {
+	for _, r := range a.Rules {
+		if a.RuleFor(r.Source, labels) != nil {
+			return r.Source
+		}
+	}
+	return ""
+}
+
 // Holds reports whether an alert of the source is held back around rotations.
 func (r *AlertRule) Holds(source string) bool {
 	if r.Hold != nil {

@@ -1754,8 +1754,10 @@ type Alarm struct {
 	// What the next decision needs, handed on from decision to decision: which
 	// credentials alerts have cut off lately, and when; and when the storm brake
 	// last held one back.
-	Fired         map[string]*timestamppb.Timestamp `protobuf:"bytes,11,rep,name=fired,proto3" json:"fired,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Braked        *timestamppb.Timestamp            `protobuf:"bytes,12,opt,name=braked,proto3" json:"braked,omitempty"`
+	Fired  map[string]*timestamppb.Timestamp `protobuf:"bytes,11,rep,name=fired,proto3" json:"fired,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Braked *timestamppb.Timestamp            `protobuf:"bytes,12,opt,name=braked,proto3" json:"braked,omitempty"`
+	// Decided under dry_run: what it hands on counts for other rehearsals alone.
+	Rehearsal     bool `protobuf:"varint,13,opt,name=rehearsal,proto3" json:"rehearsal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1872,6 +1874,13 @@ func (x *Alarm) GetBraked() *timestamppb.Timestamp {
 		return x.Braked
 	}
 	return nil
+}
+
+func (x *Alarm) GetRehearsal() bool {
+	if x != nil {
+		return x.Rehearsal
+	}
+	return false
 }
 
 type Proof_Consumer struct {
@@ -2105,7 +2114,7 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x04Wake\x12\x1a\n" +
 	"\brotation\x18\x01 \x01(\tR\brotation\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
-	"\x05cause\x18\x03 \x01(\tR\x05cause\"\x8e\x04\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\"\xac\x04\n" +
 	"\x05Alarm\x12\x1f\n" +
 	"\x06source\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06source\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12 \n" +
@@ -2121,7 +2130,8 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x02at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x02at\x12/\n" +
 	"\x05fired\x18\v \x03(\v2\x19.pawl.v1.Alarm.FiredEntryR\x05fired\x122\n" +
-	"\x06braked\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06braked\x1aT\n" +
+	"\x06braked\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06braked\x12\x1c\n" +
+	"\trehearsal\x18\r \x01(\bR\trehearsal\x1aT\n" +
 	"\n" +
 	"FiredEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +

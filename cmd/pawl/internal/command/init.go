@@ -149,7 +149,7 @@ func nextSteps(cmd *cobra.Command, inv *inventory.Inventory) {
 		say(cmd, "next: name your clusters and credentials in %s, then `pawl init --admin-sql` prints the rights that Pawl needs", inv.File)
 		return
 	}
-	say(cmd, "next: `pawl up`, then `pawl adopt CREDENTIAL`; back up %s and %s, apart from each other", inv.DataDir, inv.KeysDir)
+	say(cmd, "next: `pawl up` (again, if it runs already), then `pawl adopt CREDENTIAL`; back up %s and %s, apart from each other", inv.DataDir, inv.KeysDir)
 }
 
 // unignored returns the git work tree that dir lies in, and the line that its

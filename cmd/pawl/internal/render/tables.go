@@ -26,7 +26,7 @@ func History(w io.Writer, all []chronicle.Rotation, s Style) error {
 			failure = r.Failure.Step + ": " + chronicle.OneLine(r.Failure.Reason)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Flow, s.date(r.Requested), ended, r.Outcome, chronicle.Short(r.Took()),
-			cmp.Or(chronicle.OneLine(r.RequestedBy), "-"), cmp.Or(chronicle.OneLine(r.Reason), "-"), failure)
+			cmp.Or(chronicle.OneLine(r.RequestedBy), r.AuthenticatedAs, "-"), cmp.Or(chronicle.OneLine(r.Reason), "-"), failure)
 	}
 	return t.Flush()
 }

@@ -100,8 +100,8 @@ func (f *waterfall) header() {
 		flow += fmt.Sprintf(", refused logins for %s", chronicle.Short(time.Duration(f.OutageSeconds*float64(time.Second))))
 	}
 	asked := f.date(f.Requested)
-	if f.RequestedBy != "" {
-		asked += " by " + f.RequestedBy
+	if by := cmp.Or(f.RequestedBy, f.AuthenticatedAs); by != "" {
+		asked += " by " + by
 	}
 	if f.Reason != "" {
 		asked += ": " + chronicle.OneLine(f.Reason)

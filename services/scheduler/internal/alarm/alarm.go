@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/condition"
 	"pawl.dev/internal/fault"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
@@ -55,7 +56,7 @@ func New(d service.Dependencies, contain func(context.Context, admission.Alarm) 
 	_, failed = meter.Int64ObservableGauge("pawl_alerts_braked", metric.WithDescription("1 while so many credentials were cut off by alerts that no alert does it any more"),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			value := int64(0)
-			if at := desk.braked.Load(); at != nil && d.Clock.Since(*at) < d.Inventory.Alerts.Storm.Within {
+			if desk.isBraked() {
 				value = 1
 			}
 			o.Observe(value)
@@ -72,8 +73,27 @@ func (d *Desk) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	<-ctx.Done()
-	return nil
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			d.tellBraked()
+		}
+	}
+}
+
+// tellBraked has status and doctor say that no alert cuts anybody off any more.
+func (d *Desk) tellBraked() {
+	d.d.Conditions.Update(d.isBraked(), condition.Condition{Name: "braked",
+		Text: "alerts have cut off as many credentials as they may, and cut off no more by themselves until it is quiet: look at `pawl alerts`, and call emergencies by hand"})
+}
+
+func (d *Desk) isBraked() bool {
+	at := d.braked.Load()
+	return at != nil && d.d.Clock.Since(*at) < d.d.Inventory.Alerts.Storm.Within
 }
 
 func (d *Desk) handle(ctx context.Context, m jetstream.Msg) {
@@ -192,9 +212,10 @@ func (d *Desk) decide(ctx context.Context, q *question) (bus.Decided, error) {
 // act does what was decided, and tells the trail. Doing it again is harmless.
 func (d *Desk) act(ctx context.Context, q *question, decided bus.Decided) error {
 	a := decided.Alarm
-	if a.GetGuard() == storm {
+	if a.GetGuard() == storm && !a.GetRehearsal() {
 		at := a.GetAt().AsTime()
 		d.braked.Store(&at)
+		d.tellBraked()
 	}
 	note := &pawlv1.Note{Kind: "alert held back", Credential: a.GetCredential(), Rotation: a.GetRotation(), Step: a.GetGuard(), Actor: "alert " + a.GetSource(),
 		Text: fmt.Sprintf("%s: %s (%s)", a.GetGuard(), a.GetReason(), a.GetAlert())}

@@ -289,6 +289,24 @@ func TestRehearsalDecidesAndDoesNothing(t *testing.T) {
 	p.held("am", p.alert("Leaked", "c3"), storm)
 }
 
+// TestRehearsalIsForgottenOnceItIsReal: it has cut nobody off.
+func TestRehearsalIsForgottenOnceItIsReal(t *testing.T) {
+	p := newPost(t)
+	p.inventory.Alerts.DryRun = true
+	stop := p.start(nil)
+	for i := range 3 {
+		p.held("am", p.alert("Leaked", fmt.Sprintf("c%d", i)), dryRun)
+	}
+	p.held("am", p.alert("Leaked", "c3"), storm)
+	stop()
+	p.inventory.Alerts.DryRun = false
+	p.start(nil)
+	for i := range 3 {
+		p.fires("am", p.alert("Leaked", fmt.Sprintf("c%d", i)))
+	}
+	p.held("am", p.alert("Leaked", "c3"), storm)
+}
+
 func TestReplicasCountTheStormTogether(t *testing.T) {
 	p := newPost(t)
 	cluster := p.inventory.Credentials["c0"].Cluster
@@ -411,7 +429,7 @@ func TestWhoHoldsTheRequestersKeyIsNoOtherSource(t *testing.T) {
 	if err := requester.Publish(t.Context(), bus.AlertSubject("siem"), a, nil); err != nil {
 		t.Fatal(err)
 	}
-	if n := p.note(); n.GetStep() != unmapped || n.GetActor() != "alert requester" || !strings.Contains(n.GetText(), "publish it with clients/alert-siem.nk") {
+	if n := p.note(); n.GetStep() != unmapped || n.GetActor() != "alert requester" || !strings.Contains(n.GetText(), "believes siem alone, and it came from requester") {
 		t.Errorf("%v", n)
 	}
 	if err := p.server.Connect(t, bus.SourceUser("siem")).Publish(t.Context(), bus.AlertSubject("siem"), a, nil); err != nil {

@@ -59,7 +59,10 @@ func (d *Desk) weigh(ctx context.Context, q *question, last *pawlv1.Alarm) (*paw
 	settings := d.d.Inventory.Alerts
 	now := d.d.Clock.Now()
 	a := &pawlv1.Alarm{Source: q.source, Sequence: q.sequence, Fingerprint: q.GetFingerprint(), StartsAt: q.GetStartsAt(),
-		Alert: q.line(), Credential: q.credential(), At: timestamppb.New(now), Fired: map[string]*timestamppb.Timestamp{}}
+		Alert: q.line(), Credential: q.credential(), At: timestamppb.New(now), Fired: map[string]*timestamppb.Timestamp{}, Rehearsal: settings.DryRun}
+	if last.GetRehearsal() != settings.DryRun { // what was only rehearsed has cut nobody off
+		last = nil
+	}
 	for name, at := range last.GetFired() {
 		if d.d.Clock.Since(at.AsTime()) < max(settings.Cooldown, settings.Storm.Within) {
 			a.Fired[name] = at
@@ -70,8 +73,8 @@ func (d *Desk) weigh(ctx context.Context, q *question, last *pawlv1.Alarm) (*paw
 	}
 	if q.rule == nil {
 		a.Guard, a.Reason = unmapped, "no rule in pawl.yaml names a credential for it; its labels are "+strings.Join(slices.Sorted(maps.Keys(q.GetLabels())), ", ")
-		if d.d.Inventory.Alerts.RuleFor(q.claimed, q.GetLabels()) != nil {
-			a.Reason = fmt.Sprintf("a rule names %[1]s as its source, and it came with %[2]s.nk: publish it with clients/alert-%[1]s.nk of data_dir, which `pawl init` makes", short(q.claimed), q.source)
+		if other := settings.SourceFor(q.GetLabels()); other != "" {
+			a.Reason = fmt.Sprintf("the rule for it believes %s alone, and it came from %s: see \"Wire it\" in docs/runbooks/alerts.md", other, short(q.source))
 		}
 		return a, nil
 	}
