@@ -113,7 +113,7 @@ func (c *consumer) consume(ctx context.Context, take func(Message), options []je
 		take(Message{m, ackWait})
 	}
 	if c.single {
-		return bound, consumeSingly(bound, hear), nil
+		return bound, consumeSingly(c.d.Bus, c.stream, c.durable, hear), nil
 	}
 	consuming, err := bound.Consume(hear, options...)
 	if err != nil {
