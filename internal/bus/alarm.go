@@ -34,7 +34,7 @@ func Episode(inv *inventory.Inventory, source string, a *pawlv1.Alert) string {
 	if _, received := inv.Alerts.Receivers[source]; received { // a pair of Alertmanagers tells each alert twice
 		return olderEpisode(a)
 	}
-	return episode("%d\n%s\n%s", a.GetStartsAt().AsTime().UnixNano(), source, a.GetFingerprint())
+	return episode("source %q\n%d\n%s", source, a.GetStartsAt().AsTime().UnixNano(), a.GetFingerprint())
 }
 
 // olderEpisode is that of versions which asked for no source.

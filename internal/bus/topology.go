@@ -134,7 +134,8 @@ func Streams(s Settings) []jetstream.StreamConfig {
 		// A stream of its own, as a stream takes one message after the other.
 		{Name: StreamAsked, Subjects: []string{AskedSubject("*", "*")}, Description: "Requests not yet answered, of users with an account of their own", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgSize: 2 * MaxEvent},
 		{Name: StreamEmergency, Subjects: []string{"pawl.emergency.*"}, Description: "Emergencies not yet answered", Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew},
-		{Name: StreamAlert, Subjects: alerts, Description: "Alerts, as their sources told them", MaxAge: 90 * 24 * time.Hour, MaxMsgs: 100_000, MaxMsgSize: MaxEvent, AllowDirect: true},
+		{Name: StreamAlert, Subjects: alerts, Description: "Alerts, as their sources told them", MaxAge: 90 * 24 * time.Hour, MaxMsgs: 100_000, MaxMsgSize: MaxEvent, AllowDirect: true,
+			Duplicates: 100 * time.Millisecond}, // see once
 		{Name: StreamAnswer, Subjects: []string{"pawl.answer.*"}, Description: "What became of each request", MaxMsgsPerSubject: 1, MaxAge: 30 * 24 * time.Hour, AllowDirect: true},
 		{Name: StreamTimer, Subjects: []string{"pawl.timer.>"}, Description: "Deadlines, waits and wake-ups", MaxMsgsPerSubject: 1, AllowMsgSchedules: true, AllowDirect: true},
 		{Name: StreamNote, Subjects: []string{"pawl.note.>"}, Description: "What the audit trail must know beside the log", Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true, AllowDirect: true},

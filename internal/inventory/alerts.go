@@ -48,14 +48,22 @@ type Receiver struct {
 const (
 	LoginWatch   = "logins"    // of the alerts that `pawl watch-logins` raises
 	SharedSource = "requester" // of what is published with requester.nk, under whatever name
+	operator     = "operator"  // of what is published with operator.nk
 )
+
+// reserved are the sources that no receiver may be named as.
+var reserved = map[string]string{
+	LoginWatch:   "of `pawl watch-logins`",
+	SharedSource: "of what is published with requester.nk",
+	operator:     "of what is published with operator.nk",
+}
 
 // Sources lists who raises alerts with a key of the bus of its own: the sources that
 // rules name, and LoginWatch. What a receiver takes, the scheduler publishes.
 func (a *Alerts) Sources() []string {
 	all := []string{LoginWatch}
 	for _, r := range a.Rules {
-		if _, received := a.Receivers[r.Source]; r.Source != "" && r.Source != SharedSource && !received {
+		if _, received := a.Receivers[r.Source]; r.Source != "" && r.Source != SharedSource && r.Source != operator && !received {
 			all = append(all, r.Source)
 		}
 	}
@@ -168,11 +176,8 @@ func isLoopback(address string) bool {
 
 func readReceiver(v value) Receiver {
 	v.checkName(v.key)
-	switch v.key {
-	case LoginWatch:
-		v.fault("is the source of `pawl watch-logins`: choose another name")
-	case SharedSource:
-		v.fault("is the source of what is published with requester.nk: choose another name")
+	if of, taken := reserved[v.key]; taken {
+		v.fault("is the source %s: choose another name", of)
 	}
 	o := v.object("kind", "token_file", "user", "password_file", "hmac_file")
 	r := Receiver{

@@ -71,16 +71,21 @@ func countTold(ctx context.Context, inv *inventory.Inventory, conn *client.Clien
 	if err != nil {
 		return err
 	}
-	episode := func(source, fingerprint string, startsAt time.Time) string {
-		return bus.Episode(inv, source, &pawlv1.Alert{Fingerprint: fingerprint, StartsAt: timestamppb.New(startsAt)})
-	}
-	at := map[string]*render.Alarm{}
+	decisions := map[string][]*render.Alarm{} // one for each credential that rules gave the episode to
 	for i, a := range all {
-		at[episode(a.Source, a.Fingerprint, a.StartsAt)] = &all[i]
+		episode := bus.Episode(inv, a.Source, &pawlv1.Alert{Fingerprint: a.Fingerprint, StartsAt: timestamppb.New(a.StartsAt)})
+		decisions[episode] = append(decisions[episode], &all[i])
 	}
 	for _, a := range alerts {
-		if of := at[episode(a.Source, a.Alert.GetFingerprint(), a.Alert.GetStartsAt().AsTime())]; of != nil && !a.Alert.GetResolved() {
-			of.Told, of.LastTold = of.Told+1, a.At
+		credential := ""
+		if rule := inv.Alerts.RuleFor(a.Source, a.Alert.GetLabels()); rule != nil {
+			credential = rule.Credential.Name
+		}
+		of := decisions[bus.Episode(inv, a.Source, a.Alert)]
+		for _, decided := range of {
+			if (len(of) == 1 || decided.Credential == credential) && !a.Alert.GetResolved() {
+				decided.Told, decided.LastTold = decided.Told+1, a.At
+			}
 		}
 	}
 	return nil

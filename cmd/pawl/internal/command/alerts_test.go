@@ -36,7 +36,7 @@ func TestAlertsTellsWhatWasDecidedNewestFirst(t *testing.T) {
 		}
 	}
 	for _, resolved := range []bool{false, false, true} {
-		if err := s.users[saga.Scheduler].Publish(t.Context(), bus.AlertSubject("am"), &pawlv1.Alert{Fingerprint: "0", StartsAt: began, Resolved: resolved}, nil); err != nil {
+		if err := s.users[saga.Scheduler].Publish(t.Context(), bus.AlertSubject("am"), &pawlv1.Alert{Fingerprint: "0", StartsAt: began, Resolved: resolved, Labels: map[string]string{"alertname": "Leaked", "cluster": "main", "pg_role": "app"}}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

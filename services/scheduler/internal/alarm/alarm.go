@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,7 @@ type Desk struct {
 
 	heard  metric.Int64Counter
 	braked atomic.Pointer[time.Time] // since when
+	budget budget
 
 	mu    sync.Mutex
 	noted map[string]bool // what is said once: repeats and ends, by episode
@@ -81,7 +83,19 @@ func (d *Desk) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			d.tellBraked()
+			for source, n := range d.budget.summary(time.Now()) {
+				d.d.Note(ctx, &pawlv1.Note{Kind: "alerts summed up", Actor: "alert " + source, Text: fmt.Sprintf("%d alerts of %s were held back, beside those that are noted one by one (pawl_alerts_total{guard} counts all)", n, source)})
+			}
 		}
+	}
+}
+
+// noteBrake remembers when the brake last held.
+func (d *Desk) noteBrake(a *pawlv1.Alarm) {
+	if a.GetGuard() == storm && !a.GetRehearsal() {
+		at := a.GetAt().AsTime()
+		d.braked.Store(&at)
+		d.tellBraked()
 	}
 }
 
@@ -122,7 +136,6 @@ func (d *Desk) handle(ctx context.Context, m jetstream.Msg) {
 type question struct {
 	*pawlv1.Alert
 	source   string
-	claimed  string // the name under which source told it, where that is another
 	sequence uint64 // in StreamAlert
 	episode  string
 	rule     *inventory.AlertRule // nil: none names it
@@ -141,19 +154,24 @@ func (q *question) credential() string {
 func (d *Desk) hear(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata) error {
 	ctx = trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(m.Headers())) // the alert's trace goes on in notes
 	q := &question{Alert: &pawlv1.Alert{}, sequence: meta.Sequence.Stream, header: m.Headers()}
-	q.source, q.claimed = bus.ParseAlert(m.Subject())
+	q.source, _ = bus.ParseAlert(m.Subject())
 	if err := q.read(m, d.d.Inventory); err != nil {
 		d.count(ctx, undecodable)
-		return d.d.Bus.Publish(ctx, bus.DeadSubject(saga.Scheduler), &pawlv1.Note{Kind: "undecodable", Actor: q.source, Text: fmt.Sprintf("%s (sequence %d): %v", m.Subject(), q.sequence, err)}, telemetry.Inject(ctx))
+		return d.bury(ctx, meta, m.Subject(), q.source, err)
 	}
 	q.rule = d.d.Inventory.Alerts.RuleFor(q.source, q.GetLabels())
 	if q.GetResolved() { // what was stolen stays stolen
 		d.once(ctx, q, resolved, "it is over, says its source: nothing is taken back")
 		return nil
 	}
-	decided, err := d.decide(ctx, q)
+	decided, kept, err := d.decide(ctx, q)
 	if err != nil {
 		return err
+	}
+	if !kept {
+		d.count(ctx, decided.GetGuard())
+		d.noteBrake(decided.Alarm)
+		return nil
 	}
 	if decided.GetSequence() != q.sequence {
 		d.once(ctx, q, repeat, "decided at "+decided.GetAt().AsTime().Format(time.RFC3339))
@@ -179,31 +197,50 @@ func (q *question) read(m jetstream.Msg, inv *inventory.Inventory) error {
 	return nil
 }
 
-// decide returns what was decided about the episode: before, or else now.
-func (d *Desk) decide(ctx context.Context, q *question) (bus.Decided, error) {
+// bury tells of what cannot be read, if that can be stored: where not, it is in the log
+// alone, and keeps no other alert from being heard.
+func (d *Desk) bury(ctx context.Context, meta *jetstream.MsgMetadata, subject, source string, fault error) error {
+	text := strings.ToValidUTF8(fmt.Sprintf("%s (sequence %d): %v", subject, meta.Sequence.Stream, fault), "\uFFFD")
+	err := d.d.Bus.Publish(ctx, bus.DeadSubject(saga.Scheduler), &pawlv1.Note{Kind: "undecodable", Actor: source, Text: text}, telemetry.Inject(ctx))
+	if err != nil && meta.NumDelivered > buriedInVain {
+		d.d.Log.Error("an alert that cannot be read is not stored", "text", text, "error", err)
+		return nil
+	}
+	return err
+}
+
+// buriedInVain is how often it is tried to keep what cannot be read.
+const buriedInVain = 5
+
+// decide returns what was decided about the episode: before, or else now; and whether
+// that is stored.
+func (d *Desk) decide(ctx context.Context, q *question) (_ bus.Decided, kept bool, err error) {
 	for {
 		found, err := d.d.Bus.FindAlarm(ctx, d.d.Inventory, q.credential(), q.source, q.Alert)
 		if err != nil || found.Seq > 0 {
-			return found, err
+			return found, true, err
 		}
 		newest, err := d.d.Bus.NewestAlarm(ctx)
 		if err != nil {
-			return found, err
+			return found, false, err
 		}
 		alarm, err := d.weigh(ctx, q, newest.Alarm)
 		if err != nil {
-			return found, err
+			return found, false, err
+		}
+		if alarm.GetGuard() != "" && !d.budget.allows(q.source) {
+			return bus.Decided{Alarm: alarm}, false, nil
 		}
 		err = d.d.Bus.AppendAlarm(ctx, q.episode, alarm, telemetry.Inject(ctx), newest.Seq)
 		if err == nil {
-			return bus.Decided{Alarm: alarm}, nil
+			return bus.Decided{Alarm: alarm}, true, nil
 		}
 		if !errors.Is(err, bus.ErrConflict) {
-			return found, err
+			return found, false, err
 		}
 		select { // another replica has decided meanwhile, this very one perhaps
 		case <-ctx.Done():
-			return found, ctx.Err()
+			return found, false, ctx.Err()
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -212,11 +249,7 @@ func (d *Desk) decide(ctx context.Context, q *question) (bus.Decided, error) {
 // act does what was decided, and tells the trail. Doing it again is harmless.
 func (d *Desk) act(ctx context.Context, q *question, decided bus.Decided) error {
 	a := decided.Alarm
-	if a.GetGuard() == storm && !a.GetRehearsal() {
-		at := a.GetAt().AsTime()
-		d.braked.Store(&at)
-		d.tellBraked()
-	}
+	d.noteBrake(a)
 	note := &pawlv1.Note{Kind: "alert held back", Credential: a.GetCredential(), Rotation: a.GetRotation(), Step: a.GetGuard(), Actor: "alert " + a.GetSource(),
 		Text: fmt.Sprintf("%s: %s (%s)", a.GetGuard(), a.GetReason(), a.GetAlert())}
 	if callsPeople[a.GetGuard()] {

@@ -72,7 +72,7 @@ func (d *Desk) weigh(ctx context.Context, q *question, last *pawlv1.Alarm) (*paw
 		a.Braked = braked
 	}
 	if q.rule == nil {
-		a.Guard, a.Reason = unmapped, "no rule in pawl.yaml names a credential for it; its labels are "+strings.Join(slices.Sorted(maps.Keys(q.GetLabels())), ", ")
+		a.Guard, a.Reason = unmapped, "no rule in pawl.yaml names a credential for it; its labels are "+labelNames(q.GetLabels())
 		if other := settings.SourceFor(q.GetLabels()); other != "" {
 			a.Reason = fmt.Sprintf("the rule for it believes %s alone, and it came from %s: see \"Wire it\" in docs/runbooks/alerts.md", other, short(q.source))
 		}
@@ -239,6 +239,19 @@ func (q *question) line() string {
 		}
 	}
 	return fmt.Sprintf("%s{%s} from %s", short(q.GetLabels()[inventory.LabelAlert]), strings.Join(labels, ","), short(q.source))
+}
+
+// labelNames lists the first of them.
+func labelNames(labels map[string]string) string {
+	const most = 20
+	names, more := slices.Sorted(maps.Keys(labels)), ""
+	if len(names) > most {
+		names, more = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	for i, name := range names {
+		names[i] = short(name)
+	}
+	return strings.Join(names, ", ") + more
 }
 
 // short keeps a line a line.
