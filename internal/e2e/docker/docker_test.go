@@ -233,10 +233,13 @@ func (s *swarm) settled(credential string, log bus.Log, replicas int) {
 		}
 		return nil
 	})
-	checks, err := service.Ask(s.Context(), s.client.Bus, bus.ExamineSubject(saga.SecretPublisher, credential))
-	if err != nil || len(checks) != 2 || !strings.Contains(checks[1].GetFinding(), print) {
-		s.Errorf("doctor is told %v, %v", checks, err)
-	}
+	s.eventually("doctor is told", func(ctx context.Context) error { // whoever was killed may be starting
+		checks, err := service.Ask(ctx, s.client.Bus, bus.ExamineSubject(saga.SecretPublisher, credential))
+		if err == nil && (len(checks) != 2 || !strings.Contains(checks[1].GetFinding(), print)) {
+			err = fmt.Errorf("doctor is told %v", checks)
+		}
+		return err
+	})
 }
 
 // refusals are the failed logins, by PostgreSQL's own log.
