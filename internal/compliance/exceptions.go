@@ -27,7 +27,7 @@ type Exception struct {
 // noted are the kinds of notes that are exceptions, and what a report calls them.
 var noted = map[string]string{
 	"stalled": "stalled", "resumed": "resumed by hand",
-	"refused": "request refused", "requests summed up": "more requests than are noted each", "trail broken": "trail broken",
+	"refused": "request refused", "requests summed up": "more requests than are noted each", "alerts summed up": "more alerts than are noted each", "trail broken": "trail broken",
 	"drift": "drift", "drift over": "drift over", "repaired": "lost write repaired", "history changed": "server's history changed",
 	"overdue": "overdue, as told", "schedule refused": "scheduled turn refused", "schedule blocked": "scheduled turn blocked",
 	"alert held back": "alert held back", "alert fired in vain": "alert without effect", "alerts truncated": "alerts truncated by their source",

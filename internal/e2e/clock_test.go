@@ -407,13 +407,42 @@ func (s *stepped) heldUntil(by time.Duration) *waiting {
 	return &waiting{credential: "held", until: saga.Completed, from: time.Now()}
 }
 
-// dueBy has a due date, which is by the clock, too.
+// dueBy has a due date, which is by the clock, too. Its timer is armed before the
+// clock is stepped: a date that is first worked out once it has passed is spread over
+// the next minute, a tenth of the interval.
 func (s *stepped) dueBy(by time.Duration) *waiting {
 	s.do("due", adopt)
 	if by < time.Hour {
 		return nil
 	}
+	if err := s.armed("due"); err != nil {
+		s.t.Error(err)
+		return nil
+	}
 	return &waiting{credential: "due", until: saga.Completed, from: time.Now()}
+}
+
+// armed waits until a credential's due date has a timer.
+func (s *stepped) armed(credential string) error {
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	stream, err := s.client.Stream(ctx, bus.StreamTimer)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := stream.GetLastMsgForSubject(ctx, bus.ArmSubject("due", credential))
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the due date of %s is not armed: %w", credential, errors.Join(ctx.Err(), err))
+		case <-tick.C:
+		}
+	}
 }
 
 // noted looks for the note of the step, which is one for all services.

@@ -11,7 +11,7 @@ func newKeys() *cobra.Command {
 	owner := -1
 	c := &cobra.Command{
 		Use: "keys", Short: "Copy to a folder for each user of the bus the keys that it needs, and no other", Args: cobra.NoArgs,
-		Long: "Copies the keys that `pawl init` and `pawl nats-config` have made: to DIR/USER those that USER needs, and no other. Such a folder is the keys_dir of that service on another machine or in a container; what the clients operator and requester have in clients/ belongs in their data_dir.",
+		Long: "Copies the keys that `pawl init` and `pawl nats-config` have made: to DIR/USER those that USER needs, and no other. Such a folder is the keys_dir of that service on another machine or in a container; what operator, requester and the sources of alerts have in clients/ belongs in their data_dir.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			inv, err := load(cmd)
 			if err != nil {

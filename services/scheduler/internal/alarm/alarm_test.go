@@ -460,3 +460,36 @@ func TestAlertThatAnOlderVersionHasDecidedUponIsNotDecidedAgain(t *testing.T) {
 		t.Errorf("%v", n)
 	}
 }
+
+// TestFloodOfAlertsKeepsNoOtherFromBeingDecided: by whoever holds the requester's key,
+// with whatever makes a decision, or what is told of one, large or impossible to store.
+func TestFloodOfAlertsKeepsNoOtherFromBeingDecided(t *testing.T) {
+	p := newPost(t)
+	p.start(nil)
+	requester := p.server.Connect(t, bus.Requester)
+	for i := range 300 {
+		a := p.alert("Leaked", "nobody")
+		a.Labels[strings.Repeat("x", 60_000)] = ""
+		if err := requester.Publish(t.Context(), bus.AlertSubject("siem"), a, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := requester.NATS.PublishMsg(&nats.Msg{Subject: "pawl.alert.\xff", Data: []byte("{")}); err != nil {
+			t.Fatal(err)
+		}
+		if i%100 == 0 {
+			for len(p.notes) > 0 {
+				<-p.notes
+			}
+		}
+	}
+	p.raise("siem", p.alert("Leaked", "c1"))
+	for n := p.note(); n.GetKind() != "alert fired"; n = p.note() {
+	}
+	stream, err := p.server.Connect(t, bus.Provisioner).Stream(t.Context(), bus.StreamAlarm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held := stream.CachedInfo().State; held.Msgs > atOnceShared+10 || held.Bytes > 200_000 {
+		t.Errorf("the ledger holds %d decisions, %d bytes", held.Msgs, held.Bytes)
+	}
+}
