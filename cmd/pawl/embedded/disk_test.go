@@ -277,7 +277,7 @@ var writers = []struct {
 	{bus.StreamEvidence, saga.DBRotator, func(i int) string { return bus.EvidenceSubject("c", "r", "n", fmt.Sprint(i)) }},
 	{bus.StreamRequest, bus.Operator, func(i int) string { return bus.RequestSubject(fmt.Sprintf("c-%d", i)) }},
 	{bus.StreamEmergency, bus.Operator, func(i int) string { return bus.EmergencySubject(fmt.Sprintf("c-%d", i)) }},
-	{bus.StreamAlert, bus.Operator, func(i int) string { return bus.AlertSubject(fmt.Sprintf("s-%d", i)) }},
+	{bus.StreamAlert, saga.Scheduler, func(i int) string { return bus.AlertSubject(fmt.Sprintf("s-%d", i)) }},
 	{bus.StreamAnswer, saga.Scheduler, func(i int) string { return bus.AnswerSubject(fmt.Sprintf("q-%d", i)) }},
 	{bus.StreamTimer, saga.Scheduler, func(i int) string { return fmt.Sprintf("pawl.timer.test.%d", i) }},
 	{bus.StreamNote, bus.Operator, func(int) string { return bus.NoteSubject(bus.Operator) }},
