@@ -28,16 +28,18 @@ type singly struct {
 	stream, durable string
 	ctx             context.Context
 	cancel          context.CancelFunc
+	reconnected     chan nats.Status // the server does not know any more what was asked before
 	closed          chan struct{}
 }
 
 // consumeSingly gives take each message until it is stopped, or the server cannot be
 // asked.
 func consumeSingly(b *bus.Bus, stream, durable string, take func(jetstream.Msg)) jetstream.ConsumeContext {
-	s := &singly{bus: b, stream: stream, durable: durable, closed: make(chan struct{})}
+	s := &singly{bus: b, stream: stream, durable: durable, reconnected: b.NATS.StatusChanged(nats.CONNECTED), closed: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	go func() {
 		defer close(s.closed)
+		defer b.NATS.RemoveStatusListener(s.reconnected)
 		for s.ctx.Err() == nil {
 			m, err := s.next()
 			if err != nil { // it is bound again once the server is there
@@ -70,6 +72,8 @@ func (s *singly) next() (*nats.Msg, error) {
 	for until := time.Now().Add(askedFor + beatEvery); time.Now().Before(until); {
 		select {
 		case <-s.ctx.Done():
+			return nil, nil
+		case <-s.reconnected:
 			return nil, nil
 		case <-time.After(unheard):
 			return nil, nil
