@@ -20,7 +20,8 @@ func application(t *testing.T, name string) *pgx.Conn {
 		t.Fatal(err)
 	}
 	hostileDatabase(t, name)
-	run(t, "ALTER DATABASE "+name+" OWNER TO "+name, "ALTER DATABASE "+name+" RESET statement_timeout", "ALTER DATABASE "+name+" RESET idle_session_timeout")
+	run(t, "ALTER DATABASE "+name+" OWNER TO "+name, "ALTER DATABASE "+name+" RESET statement_timeout")
+	_, _ = connect(t, superuser()).Exec(t.Context(), "ALTER DATABASE "+name+" RESET idle_session_timeout") // 13 does not know it
 	owner := superuser()
 	owner.User, owner.Password, owner.Database = name, password, name
 	return connect(t, owner)
