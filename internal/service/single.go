@@ -12,10 +12,12 @@ import (
 	"pawl.dev/internal/bus"
 )
 
-// How one message is asked for.
+// How one message is asked for. Between accounts the server does not see that whoever
+// asked is gone: a message that is sent to him comes again after the acknowledgement
+// wait, and by then no question of his may be left.
 const (
-	askedFor  = 30 * time.Second // the server keeps the question that long,
-	beatEvery = 5 * time.Second  // and says so often that it has it:
+	askedFor  = 5 * time.Second // the server keeps the question that long,
+	beatEvery = 2 * time.Second // and says so often that it has it:
 	unheard   = 2*beatEvery + time.Second
 )
 
@@ -81,7 +83,11 @@ func (s *singly) next() (*nats.Msg, error) {
 			if strings.HasPrefix(m.Reply, "$JS.ACK.") {
 				return m, nil
 			}
-			if m.Header.Get("Status") != "100" { // no sign of life, but why none comes
+			switch m.Header.Get("Status") {
+			case "100": // a sign of life
+			case "408": // there was none
+				return nil, nil
+			default: // why none comes
 				s.rest()
 				return nil, nil
 			}
