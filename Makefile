@@ -56,7 +56,7 @@ test: tools ## set up, then what CI runs: format, vet, every module alone, all t
 	@go vet pawl.dev/...
 	@for module in $(MODULES); do (cd $$module && GOWORK=off go build ./...); done
 	@$(WITH_SERVERS) $(TEST) -timeout 30m $$(go list pawl.dev/... | grep -vE '/e2e(/docker|/compose|/torture)?$$')
-	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/internal/e2e
+	@$(WITH_SERVERS) $(TEST) -timeout 45m pawl.dev/internal/e2e
 	@$(WITH_SERVERS) $(TEST) -timeout 30m pawl.dev/internal/e2e/docker
 	@$(WITH_SERVERS) go test -timeout 30m pawl.dev/internal/e2e/torture
 	@for version in $(OTHER_VERSIONS); do \
@@ -74,7 +74,7 @@ test-full: test test-compose ## every test, none sampled, and PostgreSQL 13 to 1
 	@$(TEST) -timeout 1h -count=1 pawl.dev/cmd/pawl/embedded -run FullDisk -full
 	@$(WITH_SERVERS) $(TEST) -timeout 3h pawl.dev/internal/e2e -full
 	@$(WITH_SERVERS) $(TEST) -timeout 1h pawl.dev/internal/e2e/docker -full
-	@$(WITH_SERVERS) go test -timeout 5h pawl.dev/internal/e2e/torture -full
+	@$(WITH_SERVERS) go test -timeout 5h -parallel 4 pawl.dev/internal/e2e/torture -full
 	@for version in $(OTHER_VERSIONS); do \
 		echo "PostgreSQL $$version"; \
 		postgres=$$(deploy/postgres-for-tests.sh $$version) && export PAWL_POSTGRES_BIN=$$postgres && $(WITH_SERVERS) $(TEST) -timeout 1h -count=1 $$(go list pawl.dev/... | grep -v /e2e/compose$$) && \

@@ -165,40 +165,38 @@ func (b *Bus) ReadRotation(ctx context.Context, credential, rotation string) (Lo
 // for each where several turned together, in the order of names. None where
 // there is no such rotation.
 func (b *Bus) FindRotation(ctx context.Context, id string) ([]Log, error) {
-	stream, err := b.Stream(ctx, StreamLog)
+	names, err := b.CredentialsOf(ctx, id)
 	if err != nil {
 		return nil, err
-	}
-	once, cancel := Bound(ctx)
-	first, err := stream.GetLastMsgForSubject(once, LogSubject("*", id, saga.Requested))
-	cancel()
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find rotation %s: %w", id, err)
-	}
-	credential, _, _, err := ParseLogSubject(first.Subject)
-	if err != nil {
-		return nil, err
-	}
-	log, err := b.ReadRotation(ctx, credential, id)
-	if err != nil || len(log.Records) == 0 {
-		return nil, err
-	}
-	group := log.Records[0].Body.GetRequested().GetGroup()
-	if len(group) == 0 {
-		return []Log{log}, nil
 	}
 	var all []Log
-	for _, name := range group {
+	for _, name := range names {
 		log, err := b.ReadRotation(ctx, name, id)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, log)
+		if len(log.Records) > 0 { // else a follower's answer lags behind
+			all = append(all, log)
+		}
 	}
 	return all, nil
+}
+
+// CredentialsOf returns the credentials that have a rotation of that id, in the
+// order of names.
+func (b *Bus) CredentialsOf(ctx context.Context, id string) ([]string, error) {
+	subjects, err := b.Stored(ctx, StreamLog, LogSubject("*", id, saga.Requested))
+	if err != nil {
+		return nil, fmt.Errorf("find rotation %s: %w", id, err)
+	}
+	names := make([]string, len(subjects))
+	for i, subject := range subjects {
+		if names[i], _, _, err = ParseLogSubject(subject); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // readOn reads what was stored after the log's last event, as far as until.

@@ -167,6 +167,7 @@ func (p *Permissions) ofService(user string, consumers []Consumer) {
 }
 
 func (p *Permissions) ofScheduler() {
+	p.Publish = append(p.Publish, SeveralSubject("*"), directGet+StreamNote+"."+SeveralSubject("*"))
 	p.Publish = append(p.Publish, AnswerSubject("*"), RefusedSubject("*"), "pawl.timer.>", AlertSubject("*"), "pawl.alarm.*.*", operatorKey("*"))
 	for _, service := range saga.Services {
 		p.Publish = append(p.Publish, CheckSubject(service, "*"))

@@ -55,8 +55,19 @@ func ParseAsked(subject string) (user, credential string, emergency bool) {
 }
 
 func EmergencySubject(credential string) string { return "pawl.emergency." + credential }
-func AlertSubject(source string) string         { return "pawl.alert." + source }
-func AnswerSubject(request string) string       { return "pawl.answer." + request }
+
+// Several stands for the credential of an emergency of several: no credential's name
+// has an underscore.
+const Several = "_"
+
+// SeveralSubject holds the record of an emergency of several credentials, by its id:
+// which they are. It is stored once, before the first of them begins.
+func SeveralSubject(rotation string) string {
+	return NoteSubject(saga.Scheduler) + ".several." + rotation
+}
+
+func AlertSubject(source string) string   { return "pawl.alert." + source }
+func AnswerSubject(request string) string { return "pawl.answer." + request }
 
 // AlertedSubject is where the alert of a user arrives who may raise alerts under any
 // name: he publishes it on AlertSubject, and the server puts his own name in.

@@ -86,14 +86,26 @@ func (b *Bus) tryRefused() {
 		}
 	}
 	b.removed.mu.Lock()
-	for name := range b.removed.subject {
-		b.conditions.Clear("bus", name)
-	}
+	refused := slices.Collect(maps.Keys(b.removed.subject))
 	clear(b.removed.subject)
 	b.removed.trying = false
 	b.removed.mu.Unlock()
 	b.log.Info("NATS permits what it refused; reconnecting, so that every subscription is made anew")
 	b.Reconnect()
+	// Until the server has them all, this user is as deaf as before.
+	for b.NATS.FlushTimeout(tryRefused) != nil && !b.NATS.IsClosed() {
+		select {
+		case <-closed:
+		case <-tick.C:
+		}
+	}
+	b.removed.mu.Lock()
+	defer b.removed.mu.Unlock()
+	for _, name := range refused {
+		if _, again := b.removed.subject[name]; !again {
+			b.conditions.Clear("bus", name)
+		}
+	}
 }
 
 // permitted reports whether the server accepts a subscription to the subject. The

@@ -42,7 +42,7 @@ var noted = map[string]string{
 // another section tells. All are counted among the records.
 var elsewhere = []string{
 	"configuration", "configuration changed", noteOpened, // sections of their own
-	"alert fired", "evidence", // of an emergency, which is listed
+	"alert fired", "evidence", "emergency of several", // of emergencies, which are listed
 	"started", "stopped", "waiting", "retrying", "due soon", string(restored.Agrees),
 	"request accepted", "request scheduled", "request unspecified",
 	"live", // a sign of life, which is no note of the trail

@@ -285,6 +285,13 @@ func (h *house) password(t *testing.T, credential string) string {
 // works logs in as is published.
 func (h *house) works(t *testing.T, credential string) {
 	t.Helper()
+	if err := h.logsIn(t, credential); err != nil {
+		t.Fatalf("the published credential of %s does not log in: %v", credential, err)
+	}
+}
+
+func (h *house) logsIn(t *testing.T, credential string) error {
+	t.Helper()
 	c := h.site.Inventory.Credentials[credential]
 	login, err := published.Read(c.Publish...)
 	if err != nil {
@@ -293,9 +300,10 @@ func (h *house) works(t *testing.T, credential string) {
 	node := c.Primary()
 	conn, err := postgres.Login(t.Context(), postgres.Target{Host: node.Host, Port: node.Port, Database: c.Database, User: login.User, Password: login.Password, SSLMode: "disable", ApplicationName: "test"})
 	if err != nil {
-		t.Fatalf("the published credential of %s does not log in: %v", credential, err)
+		return err
 	}
 	_ = conn.Close(t.Context()) // the login is what counts
+	return nil
 }
 
 // scan searches everything that Pawl has written for what is secret.

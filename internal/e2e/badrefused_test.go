@@ -235,7 +235,7 @@ func databaseFaults(other, mortal *pgserver.Server) []fault {
 		{name: "weak-admin", server: other, adjust: in(other, "weak", "weak.password"),
 			says: []string{"primary", `"weak" may not alter roles: run what ` + "`pawl init --admin-sql` prints"},
 			spoil: func(t *testing.T, h *house, c string) {
-				h.exec(t, c, "ALTER ROLE weak NOCREATEROLE")
+				h.exec(t, c, "ALTER ROLE weak NOCREATEROLE; DROP PROCEDURE IF EXISTS pawl.alter_login(name, boolean, text)")
 				write(t, filepath.Join(h.site.Dir, "weak.password"), right)
 			},
 			mend: func(t *testing.T, h *house, c string) {

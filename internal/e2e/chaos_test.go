@@ -19,7 +19,7 @@ import (
 // while NATS, PostgreSQL and the services are killed with SIGKILL, one after
 // the other, by seed.
 func TestServersAndServicesAreKilledAtRandom(t *testing.T) {
-	kills := 25
+	kills := 16
 	if *full {
 		kills = 300
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,20 +24,24 @@ import (
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
-// TestPawlStaysDeafAfterAFullDisk fills the disk of `pawl up`, and frees it again.
-func TestPawlStaysDeafAfterAFullDisk(t *testing.T) {
-	const inNamespace = "PAWL_TEST_MOUNTED"
-	if os.Getenv(inNamespace) == "" { // the disk must be seen by this test alone
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		out, err := cmd.CombinedOutput()
-		t.Logf("%s", out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return
+const inNamespace = "PAWL_TEST_MOUNTED"
+
+// inItsOwnNamespace runs the test in another process, for the disk must be seen by it alone.
+func inItsOwnNamespace(t *testing.T) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
 	}
+}
+
+// appSite is a site of one credential, "app".
+func appSite(t *testing.T) *site.Site {
+	t.Helper()
 	// An emergency waits until no handshake from before can still be open.
 	server, err := pgserver.Start(t.Context(), pgserver.Options{NoSync: true, Settings: map[string]string{"authentication_timeout": "2s"}})
 	if err != nil {
@@ -50,20 +56,33 @@ func TestPawlStaysDeafAfterAFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// ready waits until /readyz answers so.
+func (h *house) ready(t *testing.T, status int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("/readyz answers %d", status), func(context.Context) bool {
+		answer, err := http.Get("http://" + h.site.Inventory.Telemetry.Metrics + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = answer.Body.Close() // its status is all that matters
+		return answer.StatusCode == status
+	})
+}
+
+// TestPawlStaysDeafAfterAFullDisk fills the disk of `pawl up`, and frees it again.
+func TestPawlStaysDeafAfterAFullDisk(t *testing.T) {
+	if os.Getenv(inNamespace) == "" {
+		inItsOwnNamespace(t)
+		return
+	}
+	s := appSite(t)
 	disk := mountDisk(t, s.Inventory.DataDir, 64)
 	s.Inventory.Telemetry.Metrics = bustest.FreeAddress(t)
 	h := openHouse(t, s)
-	ready := func(status int) {
-		t.Helper()
-		eventually(t, fmt.Sprintf("/readyz answers %d", status), func(context.Context) bool {
-			answer, err := http.Get("http://" + s.Inventory.Telemetry.Metrics + "/readyz")
-			if err != nil {
-				return false
-			}
-			_ = answer.Body.Close() // its status is all that matters
-			return answer.StatusCode == status
-		})
-	}
+	ready := func(status int) { t.Helper(); h.ready(t, status) }
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if _, err := h.client.Do(ctx, "app", adopt); err != nil {
@@ -149,4 +168,98 @@ func fillDisk(t *testing.T, path string) {
 			chunk = chunk[:len(chunk)/2]
 		}
 	}
+}
+
+// TestEmergencyIsLostOnAFullDisk asks for one on the command line: right when the disk
+// became full, when only the reserve has room for it; and while another program takes
+// that, too. Either it is contained, or the command says at once what works.
+func TestEmergencyIsLostOnAFullDisk(t *testing.T) {
+	if os.Getenv(inNamespace) == "" {
+		inItsOwnNamespace(t)
+		return
+	}
+	s := appSite(t)
+	disk := mountDisk(t, s.Inventory.DataDir, 64)
+	s.Inventory.Telemetry.Metrics = bustest.FreeAddress(t)
+	h := openHouse(t, s)
+	p := pawl{buildPawl(t), s.Dir}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	if _, err := h.client.Do(ctx, "app", adopt); err != nil {
+		t.Fatal(err)
+	}
+	stolen := h.password(t, "app")
+
+	filler := filepath.Join(disk, "filler")
+	fillDisk(t, filler)
+	began := time.Now()
+	out, err := p.command(ctx, "emergency", "app", "--reason", "the disk is full").CombinedOutput()
+	t.Logf("on the reserve, after %v: %s", time.Since(began).Round(time.Millisecond), out)
+	if err != nil || !strings.Contains(string(out), "contained: ") {
+		t.Fatalf("on the reserve: %v\n%s\n%s", err, out, h.log.warnings())
+	}
+	eventually(t, "the application is back on another login", func(context.Context) bool { return h.password(t, "app") != stolen })
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	h.ready(t, http.StatusOK)
+	eventually(t, "the emergency has ended", func(context.Context) bool { // else the next one is refused
+		log, err := h.client.ReadNewest(ctx, "app")
+		return err == nil && log.Find(saga.Erased) != nil
+	})
+
+	// Now another program takes each byte that is given back.
+	stolen = h.password(t, "app")
+	filling, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() {
+		for filling.Err() == nil {
+			fillDisk(t, filler)
+			time.Sleep(5 * time.Millisecond) // what another program writes meanwhile
+		}
+	})
+	defer all.Wait()
+	defer stop()
+	h.ready(t, http.StatusServiceUnavailable)
+	eventually(t, "the store fails", func(context.Context) bool {
+		_ = h.client.Publish(ctx, "pawl.note.operator", &pawlv1.Note{Kind: "test", Text: strings.Repeat("x", 60<<10)}, nil) // it is to fail
+		return strings.Contains(h.log.String(), "refuses writes")
+	})
+	cmd := p.command(ctx, "emergency", "app", "--reason", "the disk stays full")
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began = time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(said)
+	line, err := lines.ReadString('\n')
+	if err == nil && strings.HasPrefix(line, "asking Pawl ") { // which it says at once
+		line, err = lines.ReadString('\n')
+	}
+	t.Logf("on a disk that stays full, after %v: %s", time.Since(began).Round(time.Millisecond), line)
+	if err != nil || !strings.Contains(line, "`pawl emergency app --break-glass`") && !strings.Contains(line, "contained: ") {
+		t.Errorf("it says %q, %v", line, err)
+	}
+	_ = cmd.Cancel() // it has said what is asked of it
+	_ = cmd.Wait()
+	if out, err := p.command(ctx, "emergency", "app", "--break-glass").CombinedOutput(); !strings.Contains(string(out), " refused\n") {
+		t.Errorf("breaking the glass on a full disk: %v\n%s", err, out)
+	}
+	if h.logsIn(t, "app") == nil {
+		t.Error("what was stolen logs in")
+	}
+	stop()
+	all.Wait()
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	h.ready(t, http.StatusOK)
+	// The request that was interrupted may have been stored: then it goes on by itself.
+	if out, err := p.command(ctx, "emergency", "app", "--reason", "there is space").CombinedOutput(); err != nil && !strings.Contains(string(out), "is under way already") {
+		t.Fatalf("once there is space: %v\n%s", err, out)
+	}
+	eventually(t, "the application is back", func(context.Context) bool { return h.password(t, "app") != stolen && h.logsIn(t, "app") == nil })
 }

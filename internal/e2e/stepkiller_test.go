@@ -100,7 +100,7 @@ func ownerDies(w *world, d *deck) (drills []drill) {
 		points := d.points[k.name]
 		n := len(points)
 		if !*full {
-			n = 3
+			n = 2
 		}
 		for _, i := range w.random.Perm(len(points))[:n] {
 			drills = append(drills, d.deal(k, "KILL", points[i]))

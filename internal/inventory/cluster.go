@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 func readCluster(v value, environments map[string]Environment) *Cluster {
@@ -18,14 +20,21 @@ func readCluster(v value, environments map[string]Environment) *Cluster {
 		c.Admin = readAccount(o.at("admin"), Account{Database: "postgres", SSLMode: o.at("sslmode").optional("", sslModes...), SSLRootCert: o.at("sslrootcert").file("")})
 	}
 	c.Observer = c.Admin
-	if o.at("observer").node != nil {
-		c.Observer = readAccount(o.at("observer"), Account{Database: c.Admin.Database, SSLMode: c.Admin.SSLMode, SSLRootCert: c.Admin.SSLRootCert, ChannelBinding: c.Admin.ChannelBinding})
+	if observer := o.at("observer"); observer.isNone() {
+		c.Unobserved = true
+	} else if observer.node != nil {
+		c.Observer = readAccount(observer, Account{Database: c.Admin.Database, SSLMode: c.Admin.SSLMode, SSLRootCert: c.Admin.SSLRootCert, ChannelBinding: c.Admin.ChannelBinding})
 	}
 	if c.Observer.User == c.Admin.User {
 		c.Observer.Database = c.Admin.Database // the admin stands in, and never leaves it
 	}
 	c.Nodes = readNodes(o.at("nodes"))
 	return c
+}
+
+// isNone is for who is wanted by nobody.
+func (v value) isNone() bool {
+	return v.node != nil && v.node.Kind == yaml.ScalarNode && v.node.Value == "none"
 }
 
 var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)

@@ -60,6 +60,7 @@ type Cluster struct {
 	Environment string
 	Admin       Account
 	Observer    Account // default: Admin; its database, sslmode and sslrootcert default to Admin's
+	Unobserved  bool    // observer: none. Nobody is to look into applications' databases
 	Nodes       map[string]Node
 }
 

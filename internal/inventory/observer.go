@@ -30,12 +30,26 @@ func (c *Credential) Unseen() string {
 	return ""
 }
 
+// Unobserved says why the credential must not be adopted, and the fix: nobody can
+// look into its database, and pawl.yaml does not say that nobody is to. Empty if it
+// may. One that has been adopted goes on.
+func (c *Credential) Unobserved() string {
+	if c.Cluster == nil || c.Cluster.Unobserved {
+		return ""
+	}
+	return c.Unseen()
+}
+
 func (c *Credential) unseen() string {
 	if c.Cluster.HasObserver() || c.LoginDatabase() == c.Cluster.Admin.Database {
 		return ""
 	}
-	return fmt.Sprintf("is missing, and the admin never logs in to database %.63q: the row-level policies there are seen only by the new login, when it is verified, and an emergency keeps no evidence from there. "+
-		"Fix: add {user: pawl_observer, password_file: …}, and run what `pawl init --admin-sql` prints", c.Database)
+	is, unless := "is missing", ", or write observer: none"
+	if c.Cluster.Unobserved {
+		is, unless = "is none", ""
+	}
+	return fmt.Sprintf("%s, and the admin never logs in to database %.63q: the row-level policies there are seen only by the new login, when it is verified, and an emergency keeps no evidence from there. "+
+		"Fix: add {user: pawl_observer, password_file: …}, and run what `pawl init --admin-sql` prints%s", is, c.Database, unless)
 }
 
 // checkDatabase warns if the admin logs in to a database that is written down as

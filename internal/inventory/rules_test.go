@@ -372,6 +372,7 @@ func TestAnAdminBesideItsApplicationsIsWarnedOf(t *testing.T) {
 	inside := "pawl.yaml:15: credentials.app.database: is where the admin logs in, too, and whoever owns a database decides what a session finds there. Fix: name another one in clusters.main.admin.database"
 	for name, c := range map[string]struct{ admin, database, want string }{
 		"no observer":                       {admin + "}\n", "shop", missing},
+		"no observer is wanted":             {admin + "}\n    observer: none\n", "shop", strings.Replace(missing, "is missing", "is none", 1)},
 		"an observer":                       {admin + "}\n    observer: {user: o, password_file: o}\n", "shop", ""},
 		"an observer that is the admin":     {admin + "}\n    observer: {user: pawl_admin, password_file: o, database: shop}\n", "shop", missing},
 		"the admin in the application's":    {admin + ", database: shop}\n", "shop", inside},
@@ -388,6 +389,9 @@ func TestAnAdminBesideItsApplicationsIsWarnedOf(t *testing.T) {
 		}
 		if got := strings.Join(inv.Warnings, "\n"); (got == "") != (c.want == "") || !strings.Contains(got, c.want) || len(inv.Warnings) > 1 {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		if refused := inv.Credentials["app"].Unobserved(); (refused != "") != (c.want == missing) || refused != "" && !strings.Contains(refused, "clusters.main.observer: is missing") {
+			t.Errorf("%s: adoption refused: %q", name, refused)
 		}
 		if cluster := inv.Clusters["main"]; !cluster.HasObserver() && cluster.Observer.Database != cluster.Admin.Database {
 			t.Errorf("%s: the admin would stand in in database %q", name, cluster.Observer.Database)

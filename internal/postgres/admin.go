@@ -17,6 +17,9 @@ import (
 // maxSessions of one account on one node: many rotations share them.
 const maxSessions = 8
 
+// keptFor is how long the session that is kept lives: the next one may find no slot.
+const keptFor = 30 * 24 * time.Hour
+
 // maxTrusted is how long an idle session is used again unasked. An older one is
 // asked first whether its server still lives, and replaced where it does not. No
 // server restarts in less.
@@ -37,7 +40,8 @@ type Admin struct {
 	observe func(database string) (*Admin, error)
 }
 
-// NewAdmin returns the cluster's admin on the node; it does not connect yet. It
+// NewAdmin returns the cluster's admin on the node. It keeps one session open, in the
+// background, so that an emergency needs no slot where others have taken all. It
 // takes no database, and nothing made from it does: the admin logs in to its own
 // alone, since the owner of a database decides what a session finds there. The
 // login is read anew for each session. Of an account that Pawl turns, others
@@ -86,6 +90,9 @@ func open(target Target, node inventory.Node, cluster *inventory.Cluster, accoun
 	a.logins = &logins{account: account, others: others, moved: func() { a.pool.Reset() }}
 	config.MaxConns = maxSessions
 	config.MaxConnIdleTime = 5 * time.Minute
+	if !target.ReadOnly {
+		config.MinConns, config.MaxConnLifetime = 1, keptFor
+	}
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		login, err := a.logins.look()
 		c.User, c.Password = login.User, login.Password.Reveal()

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"pawl.dev/internal/inventory"
@@ -10,11 +9,12 @@ import (
 
 // AdminSQL returns what a superuser runs once on every primary, in the database
 // of the admin account, so that Pawl needs no superuser afterwards: the two
-// accounts, the fence table, pawl.verifier, and the right to work unlogged.
-// roles are the logins that Pawl is to turn (configured roles and siblings);
-// where the admin is among them, both of its logins are made, and
-// pawl.alter_own, by which they alter each other. For PostgreSQL 13 to 18;
-// running it again is harmless, and needed after another role was configured.
+// accounts, the fence table, pawl.verifier, the procedures by which the admin
+// alters the roles and no others, and the right to work unlogged. roles are the
+// logins that Pawl rotates (configured roles and siblings); if the admin is among
+// them, both of its logins are made. For PostgreSQL 13 to 18; running it again is
+// harmless, and needed after another role was configured. What earlier versions
+// gave the admin beyond that, it takes away.
 func AdminSQL(admin, observer inventory.Account, roles []string) string {
 	accounts := []string{admin.User}
 	if observer.User != "" && observer.User != admin.User {
@@ -29,24 +29,25 @@ func AdminSQL(admin, observer inventory.Account, roles []string) string {
 	for _, account := range accounts {
 		fmt.Fprintf(&sql, createRole, literal(account), identifier(account), "LOGIN NOINHERIT")
 	}
-	fmt.Fprintf(&sql, "ALTER ROLE %s CREATEROLE INHERIT;\nGRANT pg_read_all_stats, pg_signal_backend TO %[1]s;\n", identifier(admin.User))
+	fmt.Fprintf(&sql, "ALTER ROLE %s INHERIT;\nGRANT pg_read_all_stats, pg_signal_backend TO %[1]s;\n", identifier(admin.User))
+	fmt.Fprintf(&sql, grantReserved, identifier(admin.User))
 	if len(accounts) == 2 {
 		fmt.Fprintf(&sql, "ALTER ROLE %s INHERIT;\nGRANT pg_monitor TO %[1]s;\n", identifier(observer.User))
 	}
-	sql.WriteString("\n" + createFence)
+	sql.WriteString("\n" + createFence + ownedBySuperuser)
 	sql.WriteString(verifierFunction(roles))
 	for _, account := range accounts {
 		fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA pawl TO %s;\nGRANT EXECUTE ON FUNCTION pawl.verifier(name) TO %[1]s;\n", identifier(account))
 	}
 	fmt.Fprintf(&sql, "GRANT SELECT, INSERT, UPDATE ON pawl.fence TO %s;\n", identifier(admin.User))
 	fmt.Fprintf(&sql, readRules, identifier(accounts[len(accounts)-1]))
-	others := slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return slices.Contains(own, role) })
-	fmt.Fprintf(&sql, grantRoles, array(others), literal(admin.User))
 	for _, login := range own {
 		if login != admin.User {
-			sql.WriteString(pair(admin.User, login, own))
+			sql.WriteString(pair(admin.User, login))
 		}
 	}
+	sql.WriteString(procedures(admin.User, own, roles) + noneOfOthers)
+	fmt.Fprintf(&sql, revokeWide, identifier(admin.User), literal(admin.User), pairs(own, roles))
 	fmt.Fprintf(&sql, grantQuiet, array(own), literal(admin.User))
 	sql.WriteString("COMMIT;\n")
 	return sql.String()
@@ -54,13 +55,17 @@ func AdminSQL(admin, observer inventory.Account, roles []string) string {
 
 // worth is what somebody gains who steals the admin's password.
 const worth = `--
--- What the admin account can do, and so can whoever has its password:
+-- What the admin account can do, and so can whoever has its password, on PostgreSQL 13 to 18:
+--   let each role that is named below log in or not, and set its password, so be it;
+--   make the second logins named below, and logins that expire within a minute, as members of these roles;
+--   end sessions of all but superusers, read everybody's statements, and read the verifiers of these roles.
+-- It can make no other role, alter no other role, and give nobody a role, but what one of these roles
+-- may do itself (up to PostgreSQL 15: let others act as it). To a role that is, or may act
+-- as, a superuser, or that can create roles, replicate or reach the server's files, it gives no password.
+-- Earlier versions of Pawl gave it CREATEROLE, which is taken from it here. That was worth more:
 --   PostgreSQL 13 to 15: nearly all that a superuser can. CREATEROLE gives itself any
 --     role but a superuser's, and pg_execute_server_program runs programs on the server.
---   PostgreSQL 16 to 18: act as each role that is named below, change its password, and
---     create roles. It cannot give itself any other role.
---   Every version: end sessions of all but superusers, read everybody's statements, and
---     read the verifiers of the roles that are named below.
+--   PostgreSQL 16 to 18: act as each role that is named below, and create roles.
 -- Pawl logs in as the admin to this database alone. Use one that no application owns.
 `
 
@@ -80,17 +85,77 @@ SET LOCAL client_min_messages = warning;
 
 const createRole = "DO $do$ BEGIN IF to_regrole(quote_ident(%[1]s)) IS NULL THEN CREATE ROLE %[2]s %[3]s; END IF; END $do$;\n"
 
+// grantReserved has an emergency find a connection slot, whoever takes all the others.
+const grantReserved = `DO $do$ BEGIN
+	IF current_setting('server_version_num')::int >= 160000 THEN GRANT pg_use_reserved_connections TO %s; END IF;
+END $do$;
+`
+
+// ownedBySuperuser leaves nothing in the schema that somebody else has put there, for
+// it would run with a superuser's rights, or in the place of what Pawl calls. A table
+// that is not as this script makes it may have rules, triggers or expressions on it: its
+// rows are copied, and it goes.
+const ownedBySuperuser = `DO $do$
+DECLARE
+	r record;
+	old oid := to_regclass('pawl.fence');
+BEGIN
+	ALTER SCHEMA pawl OWNER TO CURRENT_USER;
+	FOR r IN SELECT a.grantee FROM pg_catalog.pg_namespace n, aclexplode(n.nspacl) AS a WHERE n.nspname = 'pawl' AND a.grantee <> n.nspowner AND a.privilege_type = 'CREATE' GROUP BY 1 LOOP
+		EXECUTE format('REVOKE CREATE ON SCHEMA pawl FROM %s CASCADE', CASE WHEN r.grantee = 0 THEN 'PUBLIC' ELSE r.grantee::regrole::text END);
+	END LOOP;
+	IF EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old AND relkind <> 'r') THEN
+		RAISE EXCEPTION 'pawl.fence is no table: look who made it, drop it, and run this again';
+	END IF;
+	IF old IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+			WHERE c.oid = old AND o.rolsuper AND NOT relhasrules AND NOT relhastriggers AND NOT relrowsecurity AND NOT relhassubclass
+			AND (SELECT count(*) FROM pg_catalog.pg_index WHERE indrelid = old) = 1 AND EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = old AND contype = 'p')
+			AND NOT EXISTS (SELECT FROM pg_catalog.pg_statistic_ext WHERE stxrelid = old)
+			AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = old AND contype NOT IN ('p', 'n'))) THEN
+		RETURN;
+	END IF;
+	LOCK TABLE ONLY pawl.fence IN ACCESS EXCLUSIVE MODE;
+	IF (SELECT array_agg(attname || ' ' || atttypid::regtype || attgenerated::text ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = old AND attnum > 0 AND NOT attisdropped)
+			<> ARRAY['role name', 'generation bigint', 'phase integer', 'rotation text', 'updated_at timestamp with time zone', 'idle_since timestamp with time zone', 'looked_at timestamp with time zone']
+		OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old AND relkind <> 'r') THEN
+		RAISE EXCEPTION 'pawl.fence has not the columns that Pawl gave it: look who made it, drop it, and run this again';
+	END IF;
+	CREATE TABLE pawl.fence_anew (role name PRIMARY KEY, generation bigint NOT NULL, phase int NOT NULL, rotation text NOT NULL,
+		updated_at timestamptz NOT NULL, idle_since timestamptz, looked_at timestamptz);
+	INSERT INTO pawl.fence_anew SELECT role, generation, phase, rotation, updated_at, idle_since, looked_at FROM ONLY pawl.fence;
+	DROP TABLE pawl.fence;
+	ALTER TABLE pawl.fence_anew RENAME TO fence;
+	ALTER INDEX pawl.fence_anew_pkey RENAME TO fence_pkey;
+END $do$;
+`
+
+// noneOfOthers is run when Pawl's own procedures are there.
+const noneOfOthers = `DO $do$
+DECLARE
+	theirs text := (SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
+		WHERE p.pronamespace = 'pawl'::regnamespace AND NOT o.rolsuper);
+BEGIN
+	IF theirs IS NOT NULL THEN
+		RAISE EXCEPTION 'schema pawl holds what no superuser made, and what could be called in the place of Pawl''s own: %. Look who made it, drop it, and run this again', theirs;
+	END IF;
+END $do$;
+`
+
 // verifierFunction refuses other roles instead of returning nothing, which
 // would read as "no password".
 func verifierFunction(roles []string) string {
 	return fmt.Sprintf(`
-CREATE OR REPLACE FUNCTION pawl.verifier(r name) RETURNS text
+DROP FUNCTION IF EXISTS pawl.verifier(name); -- with whoever owned it, and might call it
+CREATE FUNCTION pawl.verifier(r name) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pawl$
 BEGIN
 	IF r <> ALL (%s) THEN
 		RAISE insufficient_privilege USING MESSAGE = format('role %%I is not one that Pawl may read', r);
 	END IF;
-	RETURN (SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = r AND NOT rolsuper);
+	-- What is stored for MD5 is as good as the password: of a role that is more than an
+	-- application only that there is one.
+	RETURN (SELECT CASE WHEN rolpassword LIKE 'md5%%' AND pawl.refusal(r, true) IS NOT NULL THEN 'md5' ELSE rolpassword END
+		FROM pg_catalog.pg_authid WHERE rolname = r AND NOT rolsuper);
 END $pawl$;
 REVOKE ALL ON FUNCTION pawl.verifier(name) FROM PUBLIC;
 `, array(roles))
@@ -101,12 +166,8 @@ const readRules = `GRANT SELECT ON pg_catalog.pg_hba_file_rules TO %[1]s;
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_hba_file_rules() TO %[1]s;
 `
 
-// pair is the admin's second login, and how the two alter each other: from
-// PostgreSQL 16 on no grant can say that. It is a procedure, since what is
-// called by CALL no extension takes for a query to be explained or counted; and
-// what fails in it is raised anew, since the server's log would quote the
-// statement that failed.
-func pair(admin, sibling string, own []string) string {
+// pair is the admin's second login.
+func pair(admin, sibling string) string {
 	return "\n" + fmt.Sprintf(createRole, literal(sibling), identifier(sibling), "NOLOGIN INHERIT") +
 		fmt.Sprintf(`GRANT %[1]s TO %[2]s;
 ALTER ROLE %[2]s SET role TO %[1]s;
@@ -116,44 +177,8 @@ BEGIN
 	SELECT rolconnlimit, coalesce(rolvaliduntil, 'infinity') AS until INTO r FROM pg_catalog.pg_roles WHERE rolname = %[3]s;
 	EXECUTE format('ALTER ROLE %%I CONNECTION LIMIT %%s VALID UNTIL %%L', %[4]s, r.rolconnlimit, r.until);
 END $do$;
-
--- verifier: a SCRAM verifier, NULL for no password, 'keep' for the one there is.
-CREATE OR REPLACE PROCEDURE pawl.alter_own(login name, may boolean, verifier text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pawl$
-DECLARE
-	statement text := format('ALTER ROLE %%I ', login) || CASE WHEN may THEN 'LOGIN' ELSE 'NOLOGIN' END;
-BEGIN
-	IF login <> ALL (%[5]s) OR may IS NULL THEN
-		RAISE insufficient_privilege USING MESSAGE = format('role %%I is not one of Pawl''s own', login);
-	END IF;
-	IF verifier IS NULL THEN
-		statement := statement || ' PASSWORD NULL';
-	ELSIF verifier ~ '^SCRAM-SHA-256[$][0-9]+:[A-Za-z0-9+/=]+[$][A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+$' THEN
-		statement := statement || format(' PASSWORD %%L', verifier);
-	ELSIF verifier <> 'keep' THEN
-		RAISE insufficient_privilege USING MESSAGE = 'not a SCRAM-SHA-256 verifier';
-	END IF;
-	EXECUTE statement;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
-	RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
-END $pawl$;
-REVOKE ALL ON PROCEDURE pawl.alter_own(name, boolean, text) FROM PUBLIC;
-GRANT EXECUTE ON PROCEDURE pawl.alter_own(name, boolean, text) TO %[1]s;
-`, identifier(admin), identifier(sibling), literal(admin), literal(sibling), array(own))
+`, identifier(admin), identifier(sibling), literal(admin), literal(sibling))
 }
-
-// From PostgreSQL 16 on, CREATEROLE alone alters nobody else's password.
-const grantRoles = `
-DO $do$
-DECLARE r name;
-BEGIN
-	IF current_setting('server_version_num')::int >= 160000 THEN
-		FOR r IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY (%s) AND NOT rolsuper LOOP
-			EXECUTE format('GRANT %%I TO %%I WITH ADMIN TRUE, INHERIT FALSE, SET FALSE', r, %s);
-		END LOOP;
-	END IF;
-END $do$;
-`
 
 // Before PostgreSQL 15 the right to set one parameter cannot be granted: there
 // each login has the values for all it does.

@@ -1,9 +1,10 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,28 @@ func (tx *Tx) RoleState(ctx context.Context, name string) (Role, error) {
 	return tx.admin.role(ctx, tx.conn, name)
 }
 
+// Node is where the transaction is.
+func (tx *Tx) Node() string { return tx.admin.Node }
+
+// RoleIfReadable reads a role for work that does not depend on its verifier: if the server
+// refuses to show that, unread says why, the role comes without, and the transaction goes on.
+func (tx *Tx) RoleIfReadable(ctx context.Context, name string) (role Role, unread, err error) {
+	if _, err := tx.conn.Exec(ctx, "SAVEPOINT unread"); err != nil {
+		return Role{}, nil, tx.admin.named(err)
+	}
+	if role, unread = tx.RoleState(ctx, name); unread == nil {
+		return role, nil, nil
+	}
+	if !errors.As(unread, new(*Refused)) {
+		return Role{}, nil, unread
+	}
+	if _, err := tx.conn.Exec(ctx, "ROLLBACK TO unread"); err != nil {
+		return Role{}, nil, tx.admin.named(err)
+	}
+	roles, err := tx.admin.rolesWith(ctx, tx.conn, "''", name)
+	return roles[name], unread, err
+}
+
 // RoleStates reads several, as Admin.RoleStates does.
 func (tx *Tx) RoleStates(ctx context.Context, names ...string) (map[string]Role, error) {
 	return tx.admin.roles(ctx, tx.conn, names...)
@@ -42,10 +65,7 @@ func (tx *Tx) Sessions(ctx context.Context, users []string) ([]Session, error) {
 
 // SetLogin lets the role log in, or refuses it; its password stays.
 func (tx *Tx) SetLogin(ctx context.Context, name string, may bool) error {
-	if tx.admin.isOwn(name) {
-		return tx.alterOwn(ctx, name, may, literal("keep"))
-	}
-	return tx.alter(ctx, name, attribute(may))
+	return tx.alter(ctx, name, may, "")
 }
 
 // SetVerifier lets the role log in with the verifier's password, or holds the
@@ -58,10 +78,7 @@ func (tx *Tx) SetVerifier(ctx context.Context, name string, may bool, verifier s
 		}
 		password = literal(verifier.Reveal())
 	}
-	if tx.admin.isOwn(name) {
-		return tx.alterOwn(ctx, name, may, password)
-	}
-	return tx.alter(ctx, name, attribute(may)+" PASSWORD "+password)
+	return tx.alter(ctx, name, may, password)
 }
 
 // IsMember reports whether role may act as owner.
@@ -70,9 +87,12 @@ func (tx *Tx) IsMember(ctx context.Context, role, owner string) (bool, error) {
 }
 
 // CreateSibling creates the second login of owner: it acts as owner from its
-// first statement on, with owner's settings, connection limit and validity. It
-// cannot log in yet.
-func (tx *Tx) CreateSibling(ctx context.Context, owner Role, sibling string) error {
+// first statement on, with those settings and owner's connection limit and
+// validity. It cannot log in yet.
+func (tx *Tx) CreateSibling(ctx context.Context, owner Role, sibling string, settings []Setting) error {
+	if tx.narrow {
+		return tx.callCreateSibling(ctx, owner.Name, sibling, settings)
+	}
 	create := fmt.Sprintf("CREATE ROLE %s NOLOGIN INHERIT CONNECTION LIMIT %d IN ROLE %s", identifier(sibling), owner.ConnLimit, identifier(owner.Name))
 	if owner.ValidUntil != "" {
 		create += " VALID UNTIL " + literal(owner.ValidUntil)
@@ -80,109 +100,24 @@ func (tx *Tx) CreateSibling(ctx context.Context, owner Role, sibling string) err
 	if err := tx.exec(ctx, create); err != nil {
 		return err
 	}
-	settings, err := tx.settings(ctx, owner.Name)
-	if err != nil {
-		return err
-	}
-	acts := false
-	for _, s := range settings {
-		acts = acts || (s.name == "role" && s.database == "")
-		if err := tx.exec(ctx, s.statement(sibling)); err != nil {
-			return &hint{fmt.Errorf("copy setting %s of %q: %w", s.name, owner.Name, err), fmt.Sprintf("have a superuser create role %q like it", sibling)}
+	for _, s := range OfLogin(sibling, owner.Name, settings) {
+		if err := tx.exec(ctx, s.set(sibling)); err != nil {
+			return &hint{fmt.Errorf("copy setting %s of %q: %w", s.Name, owner.Name, err), fmt.Sprintf("have a superuser create role %q like it", sibling)}
 		}
 	}
-	if acts {
-		return nil
+	return nil
+}
+
+// alter takes the password as SQL; empty: the one there is.
+func (tx *Tx) alter(ctx context.Context, name string, may bool, password string) error {
+	if tx.narrow || tx.admin.isOwn(name) {
+		return tx.callAlter(ctx, name, may, cmp.Or(password, literal("keep")))
 	}
-	return tx.exec(ctx, setting{name: "role", value: owner.Name}.statement(sibling))
-}
-
-type setting struct{ database, name, value string }
-
-func (tx *Tx) settings(ctx context.Context, role string) ([]setting, error) {
-	rows, err := tx.conn.Query(ctx, `SELECT coalesce(d.datname::text, ''), split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
-		FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-		LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) AS c WHERE r.rolname = $1`, role)
-	if err != nil {
-		return nil, tx.admin.named(err)
+	sql := "ALTER ROLE " + identifier(name) + " " + attribute(may)
+	if password != "" {
+		sql += " PASSWORD " + password
 	}
-	settings, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s setting, err error) {
-		return s, row.Scan(&s.database, &s.name, &s.value)
-	})
-	return settings, tx.admin.named(err)
-}
-
-// statement gives the setting to a role.
-func (s setting) statement(role string) string {
-	in := ""
-	if s.database != "" {
-		in = " IN DATABASE " + identifier(s.database)
-	}
-	value := literal(s.value)
-	if listQuoted[strings.ToLower(s.name)] {
-		var members []string
-		for _, m := range splitList(s.value) {
-			members = append(members, literal(m))
-		}
-		value = strings.Join(members, ", ")
-	}
-	return fmt.Sprintf("ALTER ROLE %s%s SET %s TO %s", identifier(role), in, identifier(s.name), value)
-}
-
-// listQuoted are the settings whose stored value is a list of quoted
-// identifiers (GUC_LIST_QUOTE in PostgreSQL's guc_tables.c; the same as in its
-// dumputils.c).
-var listQuoted = map[string]bool{
-	"local_preload_libraries": true, "search_path": true, "session_preload_libraries": true,
-	"shared_preload_libraries": true, "temp_tablespaces": true, "unix_socket_directories": true,
-}
-
-// splitList splits such a list: a, "b, c", "d""e".
-func splitList(list string) []string {
-	var members []string
-	for rest := strings.TrimSpace(list); rest != ""; {
-		var member string
-		if strings.HasPrefix(rest, `"`) {
-			end := 1
-			for end < len(rest) {
-				if rest[end] != '"' {
-					end++
-				} else if strings.HasPrefix(rest[end:], `""`) {
-					end += 2
-				} else {
-					break
-				}
-			}
-			member, rest = strings.ReplaceAll(rest[1:end], `""`, `"`), rest[min(end+1, len(rest)):]
-			_, rest, _ = strings.Cut(rest, ",")
-		} else {
-			member, rest, _ = strings.Cut(rest, ",")
-			member = strings.TrimSpace(member)
-		}
-		members = append(members, member)
-		rest = strings.TrimSpace(rest)
-	}
-	return members
-}
-
-func (tx *Tx) alter(ctx context.Context, name, what string) error {
-	return tx.exec(ctx, "ALTER ROLE "+identifier(name)+" "+what)
-}
-
-// isOwn reports whether name is one of the two logins of an account that Pawl
-// turns itself.
-func (a *Admin) isOwn(name string) bool {
-	return a.account.Credential != "" && slices.Contains(a.account.Logins(), name)
-}
-
-// alterOwn alters a login of the account itself, for which from PostgreSQL 16
-// on no grant is enough.
-func (tx *Tx) alterOwn(ctx context.Context, name string, may bool, password string) error {
-	err := tx.exec(ctx, fmt.Sprintf("CALL pawl.alter_own(%s, %t, %s)", literal(name), may, password))
-	if IsRefused(err, noSchema, noFunction, NotPermitted) {
-		return &hint{err, "the account cannot alter its own logins: run what `pawl init --admin-sql` prints"}
-	}
-	return err
+	return tx.exec(ctx, sql)
 }
 
 func (tx *Tx) exec(ctx context.Context, sql string) error {

@@ -11,26 +11,42 @@ import (
 	"pawl.dev/internal/inventory"
 )
 
+// lockTimeout is how long a transaction behind an Urgent fence waits for one lock.
+const lockTimeout = 250 * time.Millisecond
+
 // locally is for a fence that is Urgent.
-const locally = "SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '250ms', true)"
+var locally = fmt.Sprintf("SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '%dms', true)", lockTimeout.Milliseconds())
 
 // ErrLocked is wrapped where another transaction holds what is to be changed: a
 // session of the login itself, a prepared transaction, one of ours that hangs.
 var ErrLocked = errors.New("locked by another transaction")
 
-// lockNotAvailable is the SQLSTATE of a lock_timeout.
-const lockNotAvailable = "55P03"
+// The SQLSTATEs of a lock_timeout, and of a row of the catalogue that somebody else has
+// changed meanwhile, among others.
+const (
+	lockNotAvailable = "55P03"
+	internalError    = "XX000"
+)
 
 // Eviction says whose sessions are to end.
 type Eviction struct {
 	Logins  []string
 	Members bool // also of who may act as one of them, by membership; never a superuser's
 	Except  []string
-	// Returning's sessions end only if they began before Since, by the server's
-	// clock: with what it had then. Empty: none of it.
-	Returning string
-	Since     time.Time
+	// Returned are logins whose sessions end only if they began before that, by the
+	// server's clock: with what the login had then.
+	Returned map[string]time.Time
+	Sessions []SessionID // and these
 }
+
+// actingAs are the roles of the logins $2, and those that may act as one of them by
+// membership. Before PostgreSQL 16 a membership has no options: every one lets act.
+const actingAs = `acting AS (
+		SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2)
+		UNION
+		SELECT m.member FROM pg_catalog.pg_auth_members m JOIN acting ON m.roleid = acting.oid
+		WHERE coalesce((to_jsonb(m) ->> 'set_option')::bool, true) OR coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true)
+	)`
 
 // Ended is a session as it was when it was ended.
 type Ended struct {
@@ -62,22 +78,31 @@ func (e Ended) Cells() []string {
 // works on standbys.
 func (a *Admin) Evict(ctx context.Context, e Eviction) (ended []Ended, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {
-		// Before PostgreSQL 16 a membership has no options: every one lets act.
-		rows, err := c.Query(ctx, `WITH RECURSIVE acting AS (
-				SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($1)
-				UNION
-				SELECT m.member FROM pg_catalog.pg_auth_members m JOIN acting ON m.roleid = acting.oid
-				WHERE $2 AND (coalesce((to_jsonb(m) ->> 'set_option')::bool, true) OR coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true))
-			), doomed AS MATERIALIZED (
-				SELECT s.* FROM pg_catalog.pg_stat_activity s JOIN pg_catalog.pg_roles r ON r.oid = s.usesysid
-				WHERE pid <> pg_backend_pid() AND usename <> ALL ($3)
-					AND (usesysid IN (SELECT oid FROM acting) AND (usename = ANY ($1) OR NOT rolsuper)
-						OR usename = $4 AND coalesce(backend_start, 'epoch') < $5)
+		acting := e.Logins
+		if !e.Members {
+			acting = []string{}
+		}
+		pids, starts := make([]int, len(e.Sessions)), make([]time.Time, len(e.Sessions))
+		for i, s := range e.Sessions {
+			pids[i], starts[i] = s.PID, s.BackendStart
+		}
+		var returned []string
+		var since []time.Time
+		for login, at := range e.Returned {
+			returned, since = append(returned, login), append(since, at)
+		}
+		rows, err := c.Query(ctx, `WITH RECURSIVE `+actingAs+`, doomed AS MATERIALIZED (
+				SELECT s.* FROM pg_catalog.pg_stat_activity s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.usesysid
+				WHERE pid <> pg_backend_pid() AND coalesce(usename, '') <> ALL ($3)
+					AND (usename = ANY ($1) OR usesysid IN (SELECT oid FROM acting) AND NOT rolsuper
+						OR $8 AND backend_type = 'client backend' AND usesysid <> 0 AND r.oid IS NULL -- its role was dropped: nobody can tell as whom it acts
+						OR EXISTS (SELECT FROM unnest($4::text[], $5::timestamptz[]) AS returned (login, since) WHERE usename = login AND coalesce(backend_start, 'epoch') < since)
+						OR (pid, coalesce(backend_start, 'epoch')) IN (SELECT * FROM unnest($6::int[], $7::timestamptz[])))
 			)
-			SELECT pid, usename::text, coalesce(application_name, ''), coalesce(host(client_addr), 'local'), coalesce(backend_start, 'epoch'), coalesce(state, ''),
+			SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), coalesce(host(client_addr), 'local'), coalesce(backend_start, 'epoch'), coalesce(state, ''),
 				coalesce(datname::text, ''), coalesce(backend_type, ''), coalesce(xact_start, 'epoch'), coalesce(query_start, 'epoch'),
 				coalesce(wait_event_type || ': ' || wait_event, ''), left(coalesce(query, ''), `+fmt.Sprint(maxQuery)+`)
-			FROM doomed WHERE pg_terminate_backend(pid)`, e.Logins, e.Members, append([]string{}, e.Except...), e.Returning, e.Since)
+			FROM doomed WHERE pg_terminate_backend(pid)`, e.Logins, acting, append([]string{}, e.Except...), returned, since, pids, starts, e.Members)
 		if err == nil {
 			ended, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Ended])
 		}
@@ -92,17 +117,6 @@ func (a *Admin) Evict(ctx context.Context, e Eviction) (ended []Ended, err error
 	return ended, err
 }
 
-// FreeLocks ends Pawl's own other sessions that hold locks on the fence: of a
-// process that was paused, or one whose COMMIT waits for a dead standby. What
-// they were doing is done again by whoever the log says.
-func (a *Admin) FreeLocks(ctx context.Context) error {
-	return a.Do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, `SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity s USING (pid)
-			WHERE l.relation = to_regclass('pawl.fence') AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid() AND s.usename = session_user`)
-		return a.named(err)
-	})
-}
-
 // AuthenticationTimeout is how long a login may take on this node: one that began
 // before a password was changed may succeed with the old one that long after.
 func (a *Admin) AuthenticationTimeout(ctx context.Context) (d time.Duration, err error) {
@@ -115,9 +129,10 @@ func (a *Admin) AuthenticationTimeout(ctx context.Context) (d time.Duration, err
 	return d, err
 }
 
-// locked marks a lock timeout.
+// locked marks a lock timeout, and a row that was changed while it was waited for.
 func locked(err error) error {
-	if IsRefused(err, lockNotAvailable) {
+	refused := new(Refused)
+	if errors.As(err, &refused) && (refused.SQLSTATE == lockNotAvailable || refused.SQLSTATE == internalError && refused.Message == "tuple concurrently updated") {
 		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
 	return err

@@ -51,7 +51,17 @@ func IsRefused(err error, sqlstates ...string) bool {
 // Unreachable is a failure to speak with the server: network, TLS, a server
 // that starts or stops, an authentication method other than SCRAM. Trying again
 // may help.
-type Unreachable struct{ Reason string }
+type Unreachable struct {
+	Reason   string
+	Starting bool // the server is there, and takes connections soon
+}
+
+// IsCrowded reports whether the server is there and lets nobody in for now: every slot
+// is taken, or it is starting.
+func IsCrowded(err error) bool {
+	away := new(Unreachable)
+	return IsRefused(err, NoSlot) || errors.As(err, &away) && away.Starting
+}
 
 func (u *Unreachable) Error() string { return u.Reason }
 
@@ -67,7 +77,7 @@ func clean(err error) error {
 			message = "refused"
 		}
 		if strings.HasPrefix(answer.Code, "57P") { // starting, stopping, crashed
-			return &Unreachable{fmt.Sprintf("%s (SQLSTATE %s)", message, answer.Code)}
+			return &Unreachable{fmt.Sprintf("%s (SQLSTATE %s)", message, answer.Code), answer.Code == "57P03"}
 		}
 		return &Refused{SQLSTATE: answer.Code, Message: message}
 	}
@@ -77,7 +87,7 @@ func clean(err error) error {
 	if failed := new(pgconn.ConnectError); errors.As(err, &failed) {
 		err = failed.Unwrap()
 	}
-	return &Unreachable{strings.Join(reasons(err), "; ")}
+	return &Unreachable{Reason: strings.Join(reasons(err), "; ")}
 }
 
 // reasons are those of several attempts, with and without TLS, or at each

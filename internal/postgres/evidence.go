@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,67 +47,6 @@ func (l look) fits(version int) (sql string) {
 		}
 	}
 	return sql
-}
-
-const oids = "(SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2))"
-
-// ofServer is what one session in any database can see.
-var ofServer = []look{
-	{"roles", []since{{0, `SELECT rolname AS role, rolcanlogin AS login, rolsuper AS superuser, rolcreaterole AS createrole, rolcreatedb AS createdb,
-		rolreplication AS replication, rolbypassrls AS bypassrls, rolconnlimit AS "connection limit", rolvaliduntil AS "valid until", count(*) OVER ()
-		FROM pg_catalog.pg_roles WHERE rolname = ANY ($2) ORDER BY 1 LIMIT $1`}}},
-	// A thief may leave a search_path behind; other values may be secret.
-	{"settings", []since{{0, `SELECT coalesce(r.rolname, 'all') AS role, coalesce(d.datname, 'all') AS "in database", split_part(s.setting, '=', 1) AS setting,
-		CASE WHEN split_part(s.setting, '=', 1) IN ('search_path', 'role') THEN substr(s.setting, strpos(s.setting, '=') + 1) ELSE 'withheld' END AS value, count(*) OVER ()
-		FROM pg_catalog.pg_db_role_setting c CROSS JOIN LATERAL unnest(c.setconfig) AS s (setting)
-		LEFT JOIN pg_catalog.pg_roles r ON r.oid = c.setrole LEFT JOIN pg_catalog.pg_database d ON d.oid = c.setdatabase
-		WHERE c.setrole IN ` + oids + ` ORDER BY 1, 2, 3 LIMIT $1`}}},
-	{"memberships", []since{
-		{0, memberships("m.admin_option AS admin")},
-		{160000, memberships("m.admin_option AS admin, m.inherit_option AS inherit, m.set_option AS set")},
-	}},
-	{"belongings", []since{{0, `SELECT coalesce(b.datname, 'all') AS "in database", d.classid::regclass AS kind,
-		count(*) FILTER (WHERE d.deptype = 'o') AS owned, count(*) FILTER (WHERE d.deptype <> 'o') AS "granted or named", count(*) OVER ()
-		FROM pg_catalog.pg_shdepend d LEFT JOIN pg_catalog.pg_database b ON b.oid = d.dbid
-		WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.refobjid IN ` + oids + ` GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2 LIMIT $1`}}},
-	{"replication slots of anybody", []since{{0, `SELECT slot_name AS slot, slot_type AS type, plugin, database, active, active_pid AS pid, restart_lsn AS "keeps from", count(*) OVER ()
-		FROM pg_catalog.pg_replication_slots ORDER BY 1 LIMIT $1`}}},
-	{"subscriptions of anybody", []since{{0, `SELECT s.subname AS subscription, d.datname AS database, s.subowner::regrole AS owner, s.subenabled AS enabled, s.subslotname AS slot, s.subpublications AS publications, count(*) OVER ()
-		FROM pg_catalog.pg_subscription s LEFT JOIN pg_catalog.pg_database d ON d.oid = s.subdbid ORDER BY 1 LIMIT $1`}}},
-	{"prepared transactions left", []since{{0, `SELECT gid, owner, database, prepared, count(*) OVER () FROM pg_catalog.pg_prepared_xacts WHERE owner = ANY ($2) ORDER BY 4 LIMIT $1`}}},
-}
-
-func memberships(options string) string {
-	return `SELECT m.member::regrole AS member, m.roleid::regrole AS "acts as", ` + options + `, m.grantor::regrole AS "granted by", count(*) OVER ()
-		FROM pg_catalog.pg_auth_members m WHERE m.member IN ` + oids + ` OR m.roleid IN ` + oids + ` ORDER BY 1, 2 LIMIT $1`
-}
-
-// ofDatabase is what has to be looked at in each database.
-var ofDatabase = []look{
-	{"objects owned", []since{{0, `SELECT o.type, o.identity AS name, d.role AS owner, d.total
-		FROM (SELECT classid, objid, objsubid, refobjid::regrole AS role, count(*) OVER () AS total FROM pg_catalog.pg_shdepend
-			WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AND deptype = 'o'
-			AND refclassid = 'pg_catalog.pg_authid'::regclass AND refobjid IN ` + oids + ` ORDER BY objid DESC LIMIT $1) AS d
-		CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) o WHERE o.identity IS NOT NULL ORDER BY 1, 2`}}},
-	{"SECURITY DEFINER functions owned", []since{{0, `SELECT p.oid::regprocedure AS function, l.lanname AS language, coalesce(array_to_string(p.proacl, ' '), 'everybody (default)') AS "may call",
-		coalesce(array_to_string(p.proconfig, ' '), '') AS settings, count(*) OVER ()
-		FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE p.prosecdef AND p.proowner IN ` + oids + ` ORDER BY p.oid DESC LIMIT $1`}}},
-	{"user mappings", []since{{0, `SELECT srvname AS server, usename AS role, count(*) OVER () FROM pg_catalog.pg_user_mappings WHERE umuser = 0 OR usename = ANY ($2) ORDER BY 1, 2 LIMIT $1`}}},
-	{"event triggers of anybody", []since{{0, `SELECT evtname AS trigger, evtevent AS event, evtowner::regrole AS owner, evtfoid::regproc AS function, evtenabled AS enabled, count(*) OVER ()
-		FROM pg_catalog.pg_event_trigger ORDER BY 1 LIMIT $1`}}},
-}
-
-// statements of pg_stat_statements, which lies in the schema %s. The columns'
-// names differ from version to version.
-var statements = look{"statements", []since{
-	{0, counted("", "")},
-	{140000, counted("s.toplevel AS \"from the client\", ", "")},
-	{170000, counted("s.toplevel AS \"from the client\", ", "s.stats_since AS since, ")},
-}}
-
-func counted(top, when string) string {
-	return `SELECT s.userid::regrole AS role, d.datname AS database, s.calls, s.rows, ` + top + when + `round(s.total_exec_time)::bigint AS ms, s.query, count(*) OVER ()
-		FROM %s.pg_stat_statements s LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid WHERE s.userid IN ` + oids + ` ORDER BY s.total_exec_time DESC LIMIT $1`
 }
 
 // Evidence reads what the logins have and may have left on this server: in
@@ -194,6 +134,7 @@ func (w *witness) inDatabase(ctx context.Context, database string) (all []Table)
 		for _, l := range ofDatabase {
 			all = append(all, w.read(ctx, conn, l.name, l.fits(w.version)))
 		}
+		all = append(all, w.cron(ctx, conn))
 		if w.counted.Columns == nil {
 			w.counted = w.statements(ctx, conn)
 		}
@@ -202,6 +143,7 @@ func (w *witness) inDatabase(ctx context.Context, database string) (all []Table)
 		for _, l := range ofDatabase {
 			all = append(all, Table{Name: l.name, Unread: w.failed})
 		}
+		all = append(all, Table{Name: cron.name, Unread: w.failed})
 		if w.counted.Name == "" {
 			w.counted = Table{Name: statements.name, Unread: w.failed}
 		}
@@ -224,6 +166,20 @@ func (w *witness) statements(ctx context.Context, conn *pgx.Conn) Table {
 	return w.read(ctx, conn, statements.name, fmt.Sprintf(statements.fits(w.version), schema))
 }
 
+// cron reads the jobs of pg_cron, if this database has it.
+func (w *witness) cron(ctx context.Context, conn *pgx.Conn) Table {
+	var hidden bool
+	switch err := conn.QueryRow(ctx, hasCron).Scan(&hidden); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Table{Name: cron.name}
+	case err != nil:
+		return Table{Name: cron.name, Unread: clean(err).Error()}
+	case hidden:
+		return Table{Name: cron.name, Unread: "pg_cron shows each role its own jobs alone. As a superuser: SELECT * FROM cron.job"}
+	}
+	return w.read(ctx, conn, cron.name, cron.fits(w.version))
+}
+
 // withBelongings are the databases in which the logins own something.
 func (w *witness) withBelongings(ctx context.Context, conn *pgx.Conn) []string {
 	rows, err := conn.Query(ctx, `SELECT d.datname::text FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
@@ -238,6 +194,10 @@ func (w *witness) withBelongings(ctx context.Context, conn *pgx.Conn) []string {
 // read runs one look.
 func (w *witness) read(ctx context.Context, conn *pgx.Conn, name, sql string) Table {
 	t := Table{Name: name}
+	if sql == "" {
+		t.Unread = unrecorded
+		return t
+	}
 	total := 0
 	args := []any{pgx.QueryResultFormats{pgx.TextFormatCode}, maxRows}
 	if strings.Contains(sql, "$2") {
@@ -268,8 +228,32 @@ func (w *witness) read(ctx context.Context, conn *pgx.Conn, name, sql string) Ta
 }
 
 func cell(column, text string) string {
-	if column == "query" {
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	switch column {
+	case "query":
 		return Screen(text)
+	case toRemove:
+		return runnable(text)
 	}
-	return short(strings.ToValidUTF8(text, "\uFFFD"))
+	return short(text)
+}
+
+// unrecorded is why there is nothing to read of the roles that a login created.
+const unrecorded = "PostgreSQL before 16 does not record who created a role. If the login had CREATEROLE, look for roles that nobody knows"
+
+// Removals are the statements of the rows, and the table without them.
+func (t Table) Removals() (without Table, statements []string) {
+	last := len(t.Columns) - 1
+	if last < 0 || t.Columns[last] != toRemove {
+		return t, nil
+	}
+	without = t
+	without.Columns, without.Rows = t.Columns[:last], nil
+	for _, row := range t.Rows {
+		without.Rows = append(without.Rows, row[:last])
+		if row[last] != "" {
+			statements = append(statements, row[last])
+		}
+	}
+	return without, statements
 }

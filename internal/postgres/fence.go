@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,9 @@ type Fence struct {
 	// must not keep a stolen login alive, and gives up soon on locks that others
 	// hold: see ErrLocked.
 	Urgent bool
+	// Waits is given the process id of the session that is about to pass the fence, so
+	// that Blockers can be asked what holds it up. Nil: nobody asks.
+	Waits  *atomic.Uint32
 	Passed time.Time     // of a stored one: when it was last passed, by the clock of the primary then
 	Age    time.Duration // and how long ago that is, by this server's
 }
@@ -91,15 +95,36 @@ func (a *Admin) Stored(ctx context.Context, role string) (fence Fence, err error
 	return fence, err
 }
 
+// StoredOf returns the fences of several roles, in one reading; those that were ever set.
+func (a *Admin) StoredOf(ctx context.Context, roles ...string) (fences map[string]Fence, err error) {
+	err = a.Do(ctx, func(c *pgx.Conn) error {
+		fences, err = a.storedOf(ctx, c, roles...)
+		return err
+	})
+	return fences, err
+}
+
 func (a *Admin) stored(ctx context.Context, q querier, role string) (Fence, error) {
-	fence, seconds := Fence{Role: role}, 0.0
-	err := q.QueryRow(ctx, `SELECT generation, phase, rotation, updated_at, extract(epoch FROM clock_timestamp() - updated_at)::float8
-		FROM pawl.fence WHERE role = $1`, role).Scan(&fence.Generation, &fence.Phase, &fence.Rotation, &fence.Passed, &seconds)
-	fence.Age = time.Duration(seconds * float64(time.Second))
-	if errors.Is(err, pgx.ErrNoRows) {
-		return fence, nil
+	fences, err := a.storedOf(ctx, q, role)
+	fence := fences[role]
+	fence.Role = role
+	return fence, err
+}
+
+func (a *Admin) storedOf(ctx context.Context, q querier, roles ...string) (map[string]Fence, error) {
+	rows, err := q.Query(ctx, `SELECT role::text, generation, phase, rotation, updated_at, extract(epoch FROM clock_timestamp() - updated_at)::float8
+		FROM pawl.fence WHERE role = ANY($1)`, roles)
+	fences := map[string]Fence{}
+	var f Fence
+	var seconds float64
+	if err == nil {
+		_, err = pgx.ForEachRow(rows, []any{&f.Role, &f.Generation, &f.Phase, &f.Rotation, &f.Passed, &seconds}, func() error {
+			f.Age = time.Duration(seconds * float64(time.Second))
+			fences[f.Role] = f
+			return nil
+		})
 	}
-	return fence, a.named(err)
+	return fences, a.named(err)
 }
 
 // HasFence reports whether pawl.fence is there and can be written.
@@ -114,8 +139,9 @@ func (a *Admin) HasFence(ctx context.Context) (exists, writable bool, err error)
 
 // Tx is a fenced, quiet transaction.
 type Tx struct {
-	admin *Admin
-	conn  *pgx.Conn
+	admin  *Admin
+	conn   *pgx.Conn
+	narrow bool // the account alters roles by procedures: see isNarrow
 }
 
 // Fenced runs work in a transaction of its own behind the fence, and commits.
@@ -134,15 +160,44 @@ func (a *Admin) Fenced(ctx context.Context, f Fence, work func(context.Context, 
 }
 
 func (a *Admin) fenced(ctx context.Context, f Fence, work func(context.Context, *Tx) error) error {
-	return a.transact(ctx, func(conn *pgx.Conn) error { return a.enter(ctx, conn, f) }, work)
+	return a.transact(ctx, f, func(tx *Tx) error { return a.enter(ctx, tx, f) }, work)
 }
 
-// transact runs work in the transaction that begin opens.
-func (a *Admin) transact(ctx context.Context, begin func(*pgx.Conn) error, work func(context.Context, *Tx) error) error {
+// Beside runs work in a transaction of its own that does not pass the fence, since
+// somebody holds it or it may not be written: for work that shows nothing and is never
+// wrong, such as refusing a stolen login. What is late is still refused, if the fence can
+// be read. It is not quiet.
+func (a *Admin) Beside(ctx context.Context, f Fence, work func(context.Context, *Tx) error) error {
+	var unread error
+	err := a.transact(ctx, f, func(tx *Tx) error {
+		err := a.named(tx.conn.SendBatch(ctx, tx.begun(f.Urgent, false)).Close())
+		if err != nil {
+			return err
+		}
+		var stored Fence
+		stored, unread = a.stored(ctx, tx.conn, f.Role)
+		if unread == nil && (stored.Generation > f.Generation || stored.Generation == f.Generation && stored.Phase > f.Phase) {
+			return &FencedOff{Mine: f, Stored: stored}
+		}
+		return unread
+	}, work)
+	if refused := new(Refused); unread == nil || !errors.As(unread, &refused) {
+		return err
+	}
+	return a.transact(ctx, f, func(tx *Tx) error { return a.named(tx.conn.SendBatch(ctx, tx.begun(f.Urgent, false)).Close()) }, work)
+}
+
+// transact runs work in the transaction that begin opens, with what f says of waiting.
+func (a *Admin) transact(ctx context.Context, f Fence, begin func(*Tx) error, work func(context.Context, *Tx) error) error {
 	return a.Do(ctx, func(conn *pgx.Conn) error {
-		err := begin(conn)
+		if f.Waits != nil {
+			f.Waits.Store(conn.PgConn().PID())
+			defer f.Waits.Store(0)
+		}
+		tx := &Tx{admin: a, conn: conn}
+		err := begin(tx)
 		if err == nil {
-			err = work(ctx, &Tx{a, conn})
+			err = work(ctx, tx)
 		}
 		if err = locked(err); err != nil {
 			if !conn.IsClosed() {
@@ -154,43 +209,59 @@ func (a *Admin) transact(ctx context.Context, begin func(*pgx.Conn) error, work 
 	})
 }
 
-// begun opens a quiet transaction, as the first statements of a batch.
-func begun(urgent bool) *pgx.Batch {
+// begun opens a transaction, as the first statements of a batch. It asks how the
+// account alters roles, which AdminSQL may have changed since the session began.
+func (tx *Tx) begun(urgent, quietly bool) *pgx.Batch {
 	batch := &pgx.Batch{}
 	batch.Queue("BEGIN")
-	batch.Queue(quiet)
+	if quietly {
+		batch.Queue(quiet)
+	}
 	if urgent {
 		batch.Queue(locally)
 	}
+	batch.Queue(isNarrow).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.narrow) })
 	return batch
 }
 
 // enter begins the transaction and passes the fence, in one round trip.
-func (a *Admin) enter(ctx context.Context, conn *pgx.Conn, f Fence) error {
+func (a *Admin) enter(ctx context.Context, tx *Tx, f Fence) error {
 	var sampled, passed bool
-	batch := begun(f.Urgent)
+	batch := tx.begun(f.Urgent, true)
+	if f.Urgent { // on its own, since a lock may hold up even that the next statement is parsed
+		if err := a.named(tx.conn.SendBatch(ctx, batch).Close()); err != nil {
+			return unfit(err)
+		}
+		batch = &pgx.Batch{}
+	}
 	batch.Queue("SELECT current_setting('log_transaction_sample_rate')::float8 > 0").QueryRow(func(row pgx.Row) error { return row.Scan(&sampled) })
 	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp())
 		ON CONFLICT (role) DO UPDATE SET generation = excluded.generation, phase = excluded.phase, rotation = excluded.rotation,
 			updated_at = excluded.updated_at, idle_since = NULL, looked_at = NULL
 		WHERE (f.generation, f.phase) <= (excluded.generation, excluded.phase)`,
 		f.Role, int64(f.Generation), f.Phase, f.Rotation).Exec(func(tag pgconn.CommandTag) error { passed = tag.RowsAffected() == 1; return nil })
-	err := a.named(conn.SendBatch(ctx, batch).Close())
+	err := a.named(tx.conn.SendBatch(ctx, batch).Close())
 	switch {
-	case IsRefused(err, NotPermitted):
-		return &hint{err, "the account cannot work unlogged behind the fence: run what `pawl init --admin-sql` prints"}
 	case err != nil:
-		return err
+		return unfit(err)
 	case sampled:
-		return fmt.Errorf("%s: log_transaction_sample_rate would log statements, and the account may not turn it off: run what `pawl init --admin-sql` prints", a.Node)
+		return unfit(fmt.Errorf("%s: %w", a.Node, &Refused{NotPermitted, "log_transaction_sample_rate would log statements, and the account may not turn it off"}))
 	case !passed:
-		stored, err := a.stored(ctx, conn, f.Role)
+		stored, err := a.stored(ctx, tx.conn, f.Role)
 		if err != nil {
 			return err
 		}
 		return &FencedOff{Mine: f, Stored: stored}
 	}
 	return nil
+}
+
+// unfit adds to a refusal what the account lacks.
+func unfit(err error) error {
+	if IsRefused(err, NotPermitted) {
+		return &hint{err, "the account cannot work unlogged behind the fence: run what `pawl init --admin-sql` prints"}
+	}
+	return err
 }
 
 func (a *Admin) commit(ctx context.Context, conn *pgx.Conn) error {

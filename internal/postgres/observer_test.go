@@ -30,8 +30,14 @@ func application(t *testing.T, name string) *pgx.Conn {
 // leastAdmin is an admin without superuser rights, for the roles.
 func leastAdmin(t *testing.T, user string, roles ...string) (*Admin, *inventory.Cluster) {
 	t.Helper()
+	return givenAdmin(t, user, AdminSQL(ownAccount(user, ""), inventory.Account{}, roles))
+}
+
+// givenAdmin is an admin that has what sql gives it.
+func givenAdmin(t *testing.T, user, sql string) (*Admin, *inventory.Cluster) {
+	t.Helper()
 	password, verifier := newPassword(t)
-	run(t, AdminSQL(ownAccount(user, ""), inventory.Account{}, roles))
+	run(t, sql)
 	if err := root(t).Fenced(t.Context(), Fence{Role: user, Generation: 1, Phase: 1, Rotation: "r"}, setVerifier(user, verifier)); err != nil {
 		t.Fatal(err)
 	}

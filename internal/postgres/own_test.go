@@ -13,23 +13,31 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/secret"
 )
 
 // pairOf sets up an admin that Pawl turns, as a superuser would, and returns it
 // with the password of its first login.
-func pairOf(t *testing.T, user string) (account inventory.Account, password, verifier secret.String) {
+func pairOf(t *testing.T, user string, then ...string) (account inventory.Account, password, verifier secret.String) {
 	t.Helper()
 	account = ownAccount(user, filepath.Join(t.TempDir(), "admin.json"))
 	account.Credential = "own"
 	password, verifier = newPassword(t)
 	sql := AdminSQL(account, inventory.Account{}, account.Logins())
-	run(t, sql, sql)
+	run(t, append([]string{sql, sql}, then...)...)
 	if err := root(t).Fenced(t.Context(), Fence{Role: user, Generation: 1, Phase: 1, Rotation: "r"}, setVerifier(user, verifier)); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, account, inventory.Login{User: user, Password: password})
 	return account, password, verifier
+}
+
+// An emergency may begin when every connection slot is taken.
+func TestAdminKeepsASessionThatNobodyHasAskedFor(t *testing.T) {
+	account, _, _ := pairOf(t, "keeps one")
+	newOwn(t, account, nil)
+	awaitSessions(t, account.User, 1)
 }
 
 // publish writes the account's file as the secret-publisher does.
@@ -65,7 +73,18 @@ func who(t *testing.T, a *Admin) (session, acts string) {
 }
 
 func TestAnAdminTurnsItsOwnPairWithoutASuperuser(t *testing.T) {
-	account, first, firstVerifier := pairOf(t, `Own "pair"`)
+	inBothWays(t, func(t *testing.T, earlier bool) {
+		user, then := `Own "pair"`, ""
+		if earlier {
+			user = `Own "earlier" pair`
+			then = pgserver.Earlier(user, []string{user, user + "_b"})
+		}
+		turnsItsOwnPair(t, user, then)
+	})
+}
+
+func turnsItsOwnPair(t *testing.T, user, then string) {
+	account, first, firstVerifier := pairOf(t, user, then)
 	a, b := account.Logins()[0], account.Logins()[1]
 	admin := newOwn(t, account, nil)
 	change := func(generation uint64, work func(context.Context, *Tx) error) {
@@ -99,7 +118,7 @@ func TestAnAdminTurnsItsOwnPairWithoutASuperuser(t *testing.T) {
 	}
 	// What fails inside of the procedure is in the log, its statement is not.
 	_, lost := newPassword(t)
-	run(t, "ALTER ROLE "+identifier(b)+" RENAME TO gone")
+	run(t, "ALTER ROLE "+identifier(b)+" RENAME TO "+identifier("gone of "+user))
 	if err := admin.Fenced(t.Context(), Fence{Role: a, Generation: 6, Phase: 1, Rotation: "r"}, setVerifier(b, lost)); !IsRefused(err, "42704") {
 		t.Errorf("a login that is gone: %v, want SQLSTATE 42704", err)
 	}
@@ -120,7 +139,7 @@ func TestTheProcedureAltersThePairAloneAndTakesVerifiersAlone(t *testing.T) {
 		"more than a verifier": {"guarded_b", true, verifier.Reveal() + "' SUPERUSER --"},
 		"neither yes nor no":   {"guarded_b", nil, verifier.Reveal()},
 	} {
-		_, err := conn.Exec(t.Context(), "CALL pawl.alter_own($1, $2, $3)", c[0], c[1], c[2])
+		_, err := conn.Exec(t.Context(), "CALL pawl.alter_login($1, $2, $3)", c[0], c[1], c[2])
 		if !IsRefused(clean(err), NotPermitted) || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v, want SQLSTATE 42501", name, clean(err))
 		}
@@ -131,13 +150,14 @@ func TestTheProcedureAltersThePairAloneAndTakesVerifiersAlone(t *testing.T) {
 		}
 	}
 	var may bool
-	err := connect(t, superuser()).QueryRow(t.Context(), "SELECT has_function_privilege('nobody_special', 'pawl.alter_own(name, boolean, text)', 'execute')").Scan(&may)
+	err := connect(t, superuser()).QueryRow(t.Context(), "SELECT has_function_privilege('nobody_special', 'pawl.alter_login(name, boolean, text)', 'execute')").Scan(&may)
 	if err != nil || may {
 		t.Errorf("anybody may call it: %v, %v", may, err)
 	}
 }
 
-// awaitSessions waits until so many sessions of Pawl's have been opened as user.
+// awaitSessions waits until so many sessions of Pawl's are open as user; more than one
+// means so many at least, since an admin keeps one open beside those in use.
 func awaitSessions(t *testing.T, user string, want int) {
 	t.Helper()
 	conn := connect(t, superuser())
@@ -148,7 +168,7 @@ func awaitSessions(t *testing.T, user string, want int) {
 		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", user).Scan(&have); err != nil {
 			t.Fatal(clean(err))
 		}
-		if have == want {
+		if have == want || want > 1 && have > want {
 			return
 		}
 		select {

@@ -34,12 +34,17 @@ func (a *Admin) PreparedBy(ctx context.Context, owners []string) (all []Prepared
 // noPrepared is the SQLSTATE for a prepared transaction that is gone.
 const noPrepared = "42704"
 
+// Rollback is the statement that rolls it back.
+func (p Prepared) Rollback() string { return "ROLLBACK PREPARED" + literal(p.GID) }
+
 // RollbackPrepared rolls one back; one that is gone is no error. PostgreSQL lets
 // only its owner or a superuser do so, from a session in its database. The admin
 // never logs in there, since that database may be the attacker's: it makes a login
-// for this one statement, which is a member of the owner and has no other right.
-func (a *Admin) RollbackPrepared(ctx context.Context, p Prepared) error {
-	rollback := "ROLLBACK PREPARED" + literal(p.GID)
+// for this one statement, which is a member of the owner and has no other right. If the
+// admin may not grant the owner, the login is a member of one of through, which the admin
+// may grant and which may become the owner.
+func (a *Admin) RollbackPrepared(ctx context.Context, p Prepared, through ...string) error {
+	rollback := p.Rollback()
 	if slices.Contains(a.account.Logins(), p.Owner) { // a login that is a member of the admin would be an admin
 		if p.Database != a.account.Database {
 			return fmt.Errorf("%s: prepared transaction %q in database %q belongs to %q, as whom Pawl never logs in there. Fix: run %s there as a superuser", a.Node, p.GID, p.Database, p.Owner, rollback)
@@ -50,7 +55,14 @@ func (a *Admin) RollbackPrepared(ctx context.Context, p Prepared) error {
 	login.Database, login.Role = p.Database, p.Owner
 	login.User = "pawl_prepared_" + strings.ToLower(rand.Text()[:12])
 	defer a.takeBack(context.WithoutCancel(ctx), login.User)
-	if err := a.lend(ctx, &login); err != nil {
+	err := a.lend(ctx, &login, p.Owner)
+	for _, member := range through {
+		if !IsRefused(err, NotPermitted) {
+			break
+		}
+		err = a.lend(ctx, &login, member)
+	}
+	if err != nil {
 		return err
 	}
 	conn, err := Login(ctx, login)
@@ -76,9 +88,9 @@ func (a *Admin) rollback(ctx context.Context, conn *pgx.Conn, sql string) error 
 // lentFor is how long a lent login can be used: after a crash nobody takes it back.
 const lentFor = time.Minute
 
-// lend makes the login, as a member of the role that it acts as, and gives it a
-// password that is written nowhere.
-func (a *Admin) lend(ctx context.Context, login *Target) error {
+// lend makes the login, as a member of that role, and gives it a password that is
+// written nowhere.
+func (a *Admin) lend(ctx context.Context, login *Target, member string) error {
 	password, err := secret.Generate(secret.DefaultLength)
 	if err != nil {
 		return err
@@ -92,11 +104,15 @@ func (a *Admin) lend(ctx context.Context, login *Target) error {
 		return err
 	}
 	login.Password = password
-	begin := func(conn *pgx.Conn) error { return a.named(conn.SendBatch(ctx, begun(true)).Close()) }
-	return a.transact(ctx, begin, func(ctx context.Context, tx *Tx) error {
-		return tx.exec(ctx, fmt.Sprintf("CREATE ROLE %s LOGIN CONNECTION LIMIT 1 VALID UNTIL %s IN ROLE %s PASSWORD %s",
-			identifier(login.User), literal(now.Add(lentFor).Format(time.RFC3339)), identifier(login.Role), literal(verifier.Reveal())))
+	return a.quietly(ctx, func(ctx context.Context, tx *Tx) error {
+		return tx.lend(ctx, login.User, member, verifier.Reveal(), now.Add(lentFor).Format(time.RFC3339))
 	})
+}
+
+// quietly runs work in a transaction without a fence, and waits for no standby.
+func (a *Admin) quietly(ctx context.Context, work func(context.Context, *Tx) error) error {
+	begin := func(tx *Tx) error { return a.named(tx.conn.SendBatch(ctx, tx.begun(true, true)).Close()) }
+	return a.transact(ctx, Fence{}, begin, work)
 }
 
 // takeBack drops a login that was lent. If it cannot, the login is of no use soon,
@@ -104,8 +120,5 @@ func (a *Admin) lend(ctx context.Context, login *Target) error {
 func (a *Admin) takeBack(ctx context.Context, login string) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	_ = a.Do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, "DROP ROLE IF EXISTS "+identifier(login), pgx.QueryExecModeSimpleProtocol)
-		return err
-	})
+	_ = a.quietly(ctx, func(ctx context.Context, tx *Tx) error { return tx.takeBack(ctx, login) })
 }

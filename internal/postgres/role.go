@@ -71,11 +71,20 @@ func (a *Admin) roles(ctx context.Context, q querier, names ...string) (map[stri
 	if a.catalog.Load() {
 		stored = "(SELECT rolpassword FROM pg_catalog.pg_authid a WHERE a.oid = r.oid)"
 	}
+	roles, err := a.rolesWith(ctx, q, stored, names...)
+	if IsRefused(err, NotPermitted, noSchema, noFunction) {
+		return nil, &hint{err, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"}
+	}
+	return roles, err
+}
+
+// rolesWith reads roles, and their verifiers by the expression stored.
+func (a *Admin) rolesWith(ctx context.Context, q querier, stored string, names ...string) (map[string]Role, error) {
 	roles := map[string]Role{}
 	for _, name := range names {
 		roles[name] = Role{Name: name}
 	}
-	rows, err := q.Query(ctx, `SELECT rolname, rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(`+stored+`, ''), clock_timestamp()
+	rows, err := q.Query(ctx, `SELECT rolname, rolsuper, rolcanlogin, rolreplication, rolconnlimit, coalesce(rolvaliduntil::text, ''), coalesce(left(`+stored+`, 1024), ''), clock_timestamp()
 		FROM pg_catalog.pg_roles r WHERE rolname = ANY ($1)`, names)
 	if err == nil {
 		role, verifier := Role{Exists: true}, ""
@@ -86,10 +95,7 @@ func (a *Admin) roles(ctx context.Context, q querier, names ...string) (map[stri
 			return nil
 		})
 	}
-	if err = a.named(err); IsRefused(err, NotPermitted, noSchema, noFunction) {
-		return nil, &hint{err, "the account cannot read verifiers: run what `pawl init --admin-sql` prints"}
-	}
-	return roles, err
+	return roles, a.named(err)
 }
 
 // IsMember reports whether role may act as owner.

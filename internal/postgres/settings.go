@@ -11,23 +11,16 @@ type Health struct {
 	Version           int // such as 150018
 	InRecovery        bool
 	FreeSlots         int // sessions that non-superusers may still open
+	Slots             int // that every role may take
+	Reserved          int // that are kept for those who may use them; before PostgreSQL 16: 0
+	CanUseReserved    bool
+	Superuser         bool // the account, which has slots of its own
 	CanAlter          bool
+	CanCreate         bool // may create any role, as earlier versions needed; no superuser
 	CanEvict          bool // may end other people's sessions
 	Fsync             bool
 	SynchronousCommit string
 	Leaks             []string // settings that log or count other people's statements
-}
-
-// MayAlter reports whether the account may alter the role, which exists.
-func (a *Admin) MayAlter(ctx context.Context, role string) (may bool, err error) {
-	err = a.Do(ctx, func(c *pgx.Conn) error {
-		return a.named(c.QueryRow(ctx, `SELECT CASE
-				WHEN $2 THEN coalesce(has_function_privilege(to_regprocedure('pawl.alter_own(name,boolean,text)'), 'execute'), false)
-				WHEN rolsuper OR current_setting('server_version_num')::int < 160000 THEN rolsuper OR rolcreaterole
-				ELSE rolcreaterole AND pg_has_role((SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1), 'MEMBER WITH ADMIN OPTION') END
-			FROM pg_catalog.pg_roles WHERE rolname = current_user`, role, a.isOwn(role)).Scan(&may))
-	})
-	return may, err
 }
 
 // IsOwnedBy reports whether the role is, or may act as, the owner of the database
@@ -47,14 +40,19 @@ func (a *Admin) Look(ctx context.Context) (h Health, err error) {
 			current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
 				- coalesce(current_setting('reserved_connections', true), '0')::int
 				- (SELECT count(*)::int FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'),
-			(SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user),
+			current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int,
+			coalesce(current_setting('reserved_connections', true), '0')::int,
+			coalesce(pg_has_role(to_regrole('pg_use_reserved_connections'), 'USAGE'), false),
+			(SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
+			(SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user) OR (`+isNarrow+`),
+			(SELECT rolcreaterole AND NOT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
 			pg_has_role('pg_signal_backend', 'USAGE'),
 			current_setting('fsync')::bool, current_setting('synchronous_commit'),
 			(SELECT coalesce(array_agg(name || '=' || current_setting(name, true)), '{}') FROM (VALUES
 				('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
 				('pg_stat_statements.track_utility', 'off'), ('pgaudit.log', 'none')) AS quiet (name, value)
 				WHERE current_setting(name, true) <> value)`).
-			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.CanAlter, &h.CanEvict, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
+			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.Slots, &h.Reserved, &h.CanUseReserved, &h.Superuser, &h.CanAlter, &h.CanCreate, &h.CanEvict, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
 	})
 	return h, err
 }

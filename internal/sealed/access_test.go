@@ -33,7 +33,7 @@ func stores(t *testing.T, server *bustest.Server) (rotator, verifier *Store) {
 
 func seal(t *testing.T, from *Store, rotation string) {
 	t.Helper()
-	if err := from.Seal(t.Context(), saga.Verifier, &Credential{Credential: "app", Rotation: rotation, User: "app", Password: secret.New("irrelevant")}); err != nil {
+	if _, err := from.Seal(t.Context(), saga.Verifier, &Credential{Credential: "app", Rotation: rotation, User: "app", Password: secret.New("irrelevant")}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -26,7 +26,7 @@ func TestEnvelopeIsNotMissedOnAServerThatIsBehind(t *testing.T) {
 	}
 	for i := range 100 {
 		c := &Credential{Credential: "app", Rotation: fmt.Sprintf("r-%d", i), User: "app", Password: secret.New("irrelevant")}
-		if err := on[0].Seal(t.Context(), saga.DBRotator, c); err != nil {
+		if _, err := on[0].Seal(t.Context(), saga.DBRotator, c); err != nil {
 			t.Fatal(err)
 		}
 		for server, store := range on {

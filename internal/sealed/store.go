@@ -135,28 +135,28 @@ func (s *Store) Logins(ctx context.Context, credential string) ([]inventory.Logi
 	return logins, nil
 }
 
-// Seal writes c to its recipient, once: where an envelope already lies there,
-// it is left alone and Seal returns nil. Callers that must know whose is there
-// Open it. Idempotent.
-func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) error {
+// Seal writes c to its recipient, once, and reports whether it did: if an envelope
+// already lies there, that one is left alone. It may be c's, by a call whose answer was
+// lost; callers that must know open it. Idempotent.
+func (s *Store) Seal(ctx context.Context, recipient string, c *Credential) (stored bool, err error) {
 	ctx, cancel := bus.Bound(ctx)
 	defer cancel()
 	plain, err := c.reveal()
 	if err != nil {
-		return err
+		return false, err
 	}
 	box, err := s.keys.seal(recipient, plain)
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, err = s.bus.PublishMsg(ctx, &nats.Msg{Subject: Subject(c.Credential, c.Rotation, recipient), Data: box})
 	if bus.IsTaken(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("seal for %s: %w", recipient, err)
+		return false, fmt.Errorf("seal for %s: %w", recipient, err)
 	}
-	return nil
+	return true, nil
 }
 
 // Rotations lists the rotations under which envelopes of the credential lie.

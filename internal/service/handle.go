@@ -43,9 +43,6 @@ func (l *loop) handle(ctx context.Context, m Message, credential string) {
 	if meta.NumDelivered > 1 {
 		l.metrics.Redelivered(l.service.Name)
 	}
-	unlock := l.credentials.lock(credential)
-	defer unlock()
-
 	again, err := l.advance(ctx, m, meta, credential)
 	if ctx.Err() != nil {
 		return // shutting down: another replica, or the next start, gets it
@@ -144,14 +141,10 @@ func (l *loop) perform(ctx context.Context, m Message, meta *jetstream.MsgMetada
 		l.waiting(ctx, r, waiting)
 		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "waiting", took)
 		return waiting.Again, nil
-	case step.Retriable():
+	case step.Retriable(), !saga.IsPermanent(err) && time.Now().Add(Retry(meta.NumDelivered)).Before(effectDeadline(r)):
 		span.SetStatus(codes.Error, err.Error())
 		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "retry", took)
 		l.retrying(ctx, r, meta, err)
-		return Retry(meta.NumDelivered), err
-	case !saga.IsPermanent(err) && time.Now().Add(Retry(meta.NumDelivered)).Before(effectDeadline(r)):
-		span.SetStatus(codes.Error, err.Error())
-		l.metrics.Step(l.service.Name, state.Flow.Name, step.Name, "retry", took)
 		return Retry(meta.NumDelivered), err
 	default:
 		span.SetStatus(codes.Error, err.Error())
@@ -317,7 +310,8 @@ func past(deadline time.Time) string {
 	return ""
 }
 
-// retrying notes, once per change, what a step that may not fail fails on.
+// retrying notes, once per change, what a step fails on that is tried again: it may
+// be tried until its deadline, and whoever looks sees why it takes so long.
 func (l *loop) retrying(ctx context.Context, r *Rotation, meta *jetstream.MsgMetadata, err error) {
 	if meta.NumDelivered < 3 || l.lastWait.same(l.about(r), err.Error()+past(r.Deadline)) {
 		return

@@ -32,7 +32,7 @@ type loop struct {
 	tracer      trace.Tracer
 	metrics     *telemetry.Metrics
 	instance    string
-	credentials keyedMutex
+	credentials turns
 	working     interruptible
 	lastWait    lastText
 }
@@ -112,8 +112,8 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers
 		working.Add(1)
 		workers <- struct{}{}
 		go func() {
-			defer func() { <-workers; working.Done() }()
-			l.handle(ctx, m, credential)
+			defer working.Done()
+			l.inTurn(ctx, m, credential, c.Stream+"/"+c.Config.Durable, workers)
 		}()
 	}, jetstream.PullMaxMessages(2*atOnce), jetstream.PullExpiry(30*time.Second))
 }
@@ -213,41 +213,6 @@ func note(b *bus.Bus, service string, log *slog.Logger) func(context.Context, *p
 		defer cancel()
 		if err := b.Publish(ctx, bus.NoteSubject(service), n, telemetry.Inject(ctx)); err != nil {
 			log.Warn("note not stored", "kind", n.GetKind(), "credential", n.GetCredential(), "text", n.GetText(), "error", err)
-		}
-	}
-}
-
-// keyedMutex serialises one process's work on one credential. It is an economy,
-// not a guarantee: that is the compare-and-set.
-type keyedMutex struct {
-	mu    sync.Mutex
-	locks map[string]*heldMutex
-}
-
-type heldMutex struct {
-	sync.Mutex
-	users int
-}
-
-func (k *keyedMutex) lock(key string) (unlock func()) {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = map[string]*heldMutex{}
-	}
-	m, ok := k.locks[key]
-	if !ok {
-		m = &heldMutex{}
-		k.locks[key] = m
-	}
-	m.users++
-	k.mu.Unlock()
-	m.Lock()
-	return func() {
-		m.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if m.users--; m.users == 0 {
-			delete(k.locks, key)
 		}
 	}
 }

@@ -107,6 +107,12 @@ func (r *Rotation) Reached(nodes []inventory.Node) []inventory.Node {
 	return slices.DeleteFunc(slices.Clone(nodes), func(n inventory.Node) bool { _, late := pending[n.Name]; return late })
 }
 
+// Late returns those of the nodes that are pending.
+func (r *Rotation) Late(nodes []inventory.Node) []inventory.Node {
+	pending := r.Pending()
+	return slices.DeleteFunc(slices.Clone(nodes), func(n inventory.Node) bool { _, late := pending[n.Name]; return !late })
+}
+
 // Dependencies is what New of each service is given.
 type Dependencies struct {
 	Inventory *inventory.Inventory

@@ -111,6 +111,8 @@ func publications() (all []attempt) {
 		may(bus.WakeSubject(to, c), saga.Scheduler)
 	}
 	may(bus.NoteSubject(bus.Operator), bus.Operator)
+	may(bus.SeveralSubject(r), saga.Scheduler)
+	may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.SeveralSubject(r), saga.Scheduler, saga.Auditor, bus.Operator)
 	may(bus.RestoredSubject(c), saga.DBRotator)
 	may("$JS.API.DIRECT.GET."+bus.StreamNote+"."+bus.RestoredSubject(c), append([]string{bus.Operator}, saga.Services...)...)
 	may(bus.RequestSubject(c), bus.Requester, bus.Operator)

@@ -33,10 +33,11 @@ type stored struct {
 	all   map[string]map[uint64]*message
 	taken map[uint64]bool // requests that were delivered and acknowledged, maybe before who stored them heard
 	count int
+	grew  chan struct{} // holds one once more were acknowledged
 }
 
 func newStored() *stored {
-	return &stored{all: map[string]map[uint64]*message{}, taken: map[uint64]bool{}}
+	return &stored{all: map[string]map[uint64]*message{}, taken: map[uint64]bool{}, grew: make(chan struct{}, 1)}
 }
 
 func (s *stored) add(stream string, sequence uint64, m *message) {
@@ -47,6 +48,16 @@ func (s *stored) add(stream string, sequence uint64, m *message) {
 	}
 	s.all[stream][sequence] = m
 	s.count++
+	select {
+	case s.grew <- struct{}{}:
+	default:
+	}
+}
+
+func (s *stored) total() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
 }
 
 func (s *stored) takes(request uint64) {
@@ -103,9 +114,14 @@ func (s *stored) load(dir, address string, r *rand.Rand) error {
 		}
 		connections[user] = b
 	}
-	// An acknowledgement that the killed server has sent is still read.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	// Nobody waits for a dead server: what it had acknowledged was read before its end.
+	dead := connections[saga.Scheduler].NATS.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	go func() {
+		<-dead
+		cancel()
+	}()
 	for _, p := range publishers {
 		random := rand.New(rand.NewPCG(r.Uint64(), 0))
 		all.Go(func() { s.publish(ctx, connections[p.user], p, random) })
@@ -153,7 +169,9 @@ func (s *stored) replaced(subject string) {
 
 // consume removes requests by acknowledging them, now and then one.
 func (s *stored) consume(ctx context.Context, b *bus.Bus) {
-	requests, err := b.JetStream.Consumer(ctx, bus.StreamRequest, bus.ConsumerRequests)
+	one, cancel := context.WithTimeout(ctx, 2*time.Second) // the server may be dead already
+	defer cancel()
+	requests, err := b.JetStream.Consumer(one, bus.StreamRequest, bus.ConsumerRequests)
 	if err != nil {
 		return
 	}

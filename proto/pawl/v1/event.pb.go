@@ -160,7 +160,8 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 
 // Body of pawl.request.CREDENTIAL, with the actions 1 to 5 and 9, and of
 // pawl.emergency.CREDENTIAL, with 6 to 8 (an empty body there means
-// ACTION_CONTAIN).
+// ACTION_CONTAIN). On pawl.emergency._ it is an emergency of several credentials:
+// ACTION_CONTAIN, with a selection.
 type Request struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Action Action                 `protobuf:"varint,1,opt,name=action,proto3,enum=pawl.v1.Action" json:"action,omitempty"`
@@ -176,7 +177,9 @@ type Request struct {
 	// issued by then was taken as well, so this one goes before it.
 	GlassBroken bool `protobuf:"varint,6,opt,name=glass_broken,json=glassBroken,proto3" json:"glass_broken,omitempty"`
 	// Of ACTION_CANCEL, which must name it: the rotation or the request to cancel.
-	Cancels       string `protobuf:"bytes,7,opt,name=cancels,proto3" json:"cancels,omitempty"`
+	Cancels string `protobuf:"bytes,7,opt,name=cancels,proto3" json:"cancels,omitempty"`
+	// Of pawl.emergency._ alone, which must have it: the credentials to contain.
+	Selection     *Selection `protobuf:"bytes,8,opt,name=selection,proto3" json:"selection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +263,83 @@ func (x *Request) GetCancels() string {
 	return ""
 }
 
+func (x *Request) GetSelection() *Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+// Several credentials: those that are named, and those of the clusters and
+// environments that are named; or all.
+type Selection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credentials   []string               `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	Clusters      []string               `protobuf:"bytes,2,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Environments  []string               `protobuf:"bytes,3,rep,name=environments,proto3" json:"environments,omitempty"`
+	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Selection) Reset() {
+	*x = Selection{}
+	mi := &file_pawl_v1_event_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selection) ProtoMessage() {}
+
+func (x *Selection) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selection.ProtoReflect.Descriptor instead.
+func (*Selection) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Selection) GetCredentials() []string {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *Selection) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *Selection) GetEnvironments() []string {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+func (x *Selection) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
 // Body of pawl.answer.REQUEST: what became of a request.
 type Answer struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -277,7 +357,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_pawl_v1_event_proto_msgTypes[1]
+	mi := &file_pawl_v1_event_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +369,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[1]
+	mi := &file_pawl_v1_event_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +382,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{1}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Answer) GetRequest() string {
@@ -362,7 +442,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_pawl_v1_event_proto_msgTypes[2]
+	mi := &file_pawl_v1_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +454,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[2]
+	mi := &file_pawl_v1_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +467,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{2}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Check) GetService() string {
@@ -436,7 +516,7 @@ type Findings struct {
 
 func (x *Findings) Reset() {
 	*x = Findings{}
-	mi := &file_pawl_v1_event_proto_msgTypes[3]
+	mi := &file_pawl_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +528,7 @@ func (x *Findings) String() string {
 func (*Findings) ProtoMessage() {}
 
 func (x *Findings) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[3]
+	mi := &file_pawl_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +541,7 @@ func (x *Findings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Findings.ProtoReflect.Descriptor instead.
 func (*Findings) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Findings) GetChecks() []*Check {
@@ -502,7 +582,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_pawl_v1_event_proto_msgTypes[4]
+	mi := &file_pawl_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +594,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[4]
+	mi := &file_pawl_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +607,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Event) GetStartedAt() *timestamppb.Timestamp {
@@ -675,7 +755,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_pawl_v1_event_proto_msgTypes[5]
+	mi := &file_pawl_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +767,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[5]
+	mi := &file_pawl_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +780,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Operation) GetName() string {
@@ -782,7 +862,7 @@ type Requested struct {
 
 func (x *Requested) Reset() {
 	*x = Requested{}
-	mi := &file_pawl_v1_event_proto_msgTypes[6]
+	mi := &file_pawl_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +874,7 @@ func (x *Requested) String() string {
 func (*Requested) ProtoMessage() {}
 
 func (x *Requested) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[6]
+	mi := &file_pawl_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +887,7 @@ func (x *Requested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requested.ProtoReflect.Descriptor instead.
 func (*Requested) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Requested) GetAction() Action {
@@ -962,7 +1042,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_pawl_v1_event_proto_msgTypes[7]
+	mi := &file_pawl_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1054,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[7]
+	mi := &file_pawl_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1067,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Staged) GetUser() string {
@@ -1032,7 +1112,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_pawl_v1_event_proto_msgTypes[8]
+	mi := &file_pawl_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1124,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[8]
+	mi := &file_pawl_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1137,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failure) GetStep() string {
@@ -1094,7 +1174,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_pawl_v1_event_proto_msgTypes[9]
+	mi := &file_pawl_v1_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1186,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[9]
+	mi := &file_pawl_v1_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1199,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Proof) GetConsumers() []*Proof_Consumer {
@@ -1157,14 +1237,17 @@ type Contained struct {
 	At map[string]*timestamppb.Timestamp `protobuf:"bytes,7,rep,name=at,proto3" json:"at,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Keyed fingerprints of what the logins carried: it must never let anybody in
 	// again.
-	Carried       []string `protobuf:"bytes,8,rep,name=carried,proto3" json:"carried,omitempty"`
+	Carried []string `protobuf:"bytes,8,rep,name=carried,proto3" json:"carried,omitempty"`
+	// Sessions that were told to end and had not, when everybody else was gone:
+	// each dies before its next command. They are told again until `released`.
+	Unending      []*Unending `protobuf:"bytes,9,rep,name=unending,proto3" json:"unending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Contained) Reset() {
 	*x = Contained{}
-	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	mi := &file_pawl_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1259,7 @@ func (x *Contained) String() string {
 func (*Contained) ProtoMessage() {}
 
 func (x *Contained) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[10]
+	mi := &file_pawl_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1272,7 @@ func (x *Contained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contained.ProtoReflect.Descriptor instead.
 func (*Contained) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Contained) GetLogins() []string {
@@ -1248,6 +1331,98 @@ func (x *Contained) GetCarried() []string {
 	return nil
 }
 
+func (x *Contained) GetUnending() []*Unending {
+	if x != nil {
+		return x.Unending
+	}
+	return nil
+}
+
+// A session that was told to end and did not.
+type Unending struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Began         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=began,proto3" json:"began,omitempty"`
+	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Application   string                 `protobuf:"bytes,5,opt,name=application,proto3" json:"application,omitempty"`
+	Client        string                 `protobuf:"bytes,6,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unending) Reset() {
+	*x = Unending{}
+	mi := &file_pawl_v1_event_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unending) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unending) ProtoMessage() {}
+
+func (x *Unending) ProtoReflect() protoreflect.Message {
+	mi := &file_pawl_v1_event_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unending.ProtoReflect.Descriptor instead.
+func (*Unending) Descriptor() ([]byte, []int) {
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Unending) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Unending) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Unending) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
+func (x *Unending) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Unending) GetApplication() string {
+	if x != nil {
+		return x.Application
+	}
+	return ""
+}
+
+func (x *Unending) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
 // Body of pawl.alert.SOURCE: one alert, as its source tells it.
 type Alert struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1265,7 +1440,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	mi := &file_pawl_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1452,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[11]
+	mi := &file_pawl_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1465,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Alert) GetFingerprint() string {
@@ -1338,17 +1513,20 @@ type Note struct {
 	Text       string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	Actor      string                 `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
 	At         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"`
-	// Stalled steps: who or what is in the way.
+	// Stalled steps: who or what is in the way. Of an emergency of several credentials:
+	// which were left out, since Pawl itself logs in with them.
 	Laggards []string `protobuf:"bytes,8,rep,name=laggards,proto3" json:"laggards,omitempty"`
 	// Of a service's start: the digest of the pawl.yaml that it works by.
 	Configuration string `protobuf:"bytes,9,opt,name=configuration,proto3" json:"configuration,omitempty"`
+	// Of an emergency of several credentials: which, in the order of names.
+	Credentials   []string `protobuf:"bytes,10,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_pawl_v1_event_proto_msgTypes[12]
+	mi := &file_pawl_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1538,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[12]
+	mi := &file_pawl_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1551,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Note) GetKind() string {
@@ -1439,6 +1617,13 @@ func (x *Note) GetConfiguration() string {
 	return ""
 }
 
+func (x *Note) GetCredentials() []string {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
 // Body of pawl.audit.KIND.SEQUENCE: one record per event and per note.
 type AuditRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1467,7 +1652,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_pawl_v1_event_proto_msgTypes[13]
+	mi := &file_pawl_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1664,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[13]
+	mi := &file_pawl_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1677,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuditRecord) GetStream() string {
@@ -1619,7 +1804,7 @@ type AuditCheckpoint struct {
 
 func (x *AuditCheckpoint) Reset() {
 	*x = AuditCheckpoint{}
-	mi := &file_pawl_v1_event_proto_msgTypes[14]
+	mi := &file_pawl_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1816,7 @@ func (x *AuditCheckpoint) String() string {
 func (*AuditCheckpoint) ProtoMessage() {}
 
 func (x *AuditCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[14]
+	mi := &file_pawl_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1829,7 @@ func (x *AuditCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCheckpoint.ProtoReflect.Descriptor instead.
 func (*AuditCheckpoint) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AuditCheckpoint) GetNote() string {
@@ -1682,7 +1867,7 @@ type Wake struct {
 
 func (x *Wake) Reset() {
 	*x = Wake{}
-	mi := &file_pawl_v1_event_proto_msgTypes[15]
+	mi := &file_pawl_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1879,7 @@ func (x *Wake) String() string {
 func (*Wake) ProtoMessage() {}
 
 func (x *Wake) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[15]
+	mi := &file_pawl_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1892,7 @@ func (x *Wake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wake.ProtoReflect.Descriptor instead.
 func (*Wake) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Wake) GetRotation() string {
@@ -1764,7 +1949,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_pawl_v1_event_proto_msgTypes[16]
+	mi := &file_pawl_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1961,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[16]
+	mi := &file_pawl_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1974,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Alarm) GetSource() string {
@@ -1895,7 +2080,7 @@ type Proof_Consumer struct {
 
 func (x *Proof_Consumer) Reset() {
 	*x = Proof_Consumer{}
-	mi := &file_pawl_v1_event_proto_msgTypes[18]
+	mi := &file_pawl_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2092,7 @@ func (x *Proof_Consumer) String() string {
 func (*Proof_Consumer) ProtoMessage() {}
 
 func (x *Proof_Consumer) ProtoReflect() protoreflect.Message {
-	mi := &file_pawl_v1_event_proto_msgTypes[18]
+	mi := &file_pawl_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2105,7 @@ func (x *Proof_Consumer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof_Consumer.ProtoReflect.Descriptor instead.
 func (*Proof_Consumer) Descriptor() ([]byte, []int) {
-	return file_pawl_v1_event_proto_rawDescGZIP(), []int{9, 0}
+	return file_pawl_v1_event_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *Proof_Consumer) GetName() string {
@@ -1948,7 +2133,7 @@ var File_pawl_v1_event_proto protoreflect.FileDescriptor
 
 const file_pawl_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n" +
+	"\x13pawl/v1/event.proto\x12\apawl.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x03\n" +
 	"\aRequest\x121\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x0f.pawl.v1.ActionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06action\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\x12+\n" +
@@ -1957,7 +2142,13 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x125\n" +
 	"\x04with\x18\x05 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10?\x18\x01\"\x15r\x132\x11^[a-z0-9-]{1,64}$R\x04with\x12!\n" +
 	"\fglass_broken\x18\x06 \x01(\bR\vglassBroken\x125\n" +
-	"\acancels\x18\a \x01(\tB\x1b\xbaH\x18r\x162\x14^([a-z0-9-]{1,64})?$R\acancels\"\xda\x01\n" +
+	"\acancels\x18\a \x01(\tB\x1b\xbaH\x18r\x162\x14^([a-z0-9-]{1,64})?$R\acancels\x120\n" +
+	"\tselection\x18\b \x01(\v2\x12.pawl.v1.SelectionR\tselection\"\xc3\x01\n" +
+	"\tSelection\x12B\n" +
+	"\vcredentials\x18\x01 \x03(\tB \xbaH\x1d\x92\x01\x1a\x10\x80 \"\x15r\x132\x11^[a-z0-9-]{1,64}$R\vcredentials\x12+\n" +
+	"\bclusters\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x80\b\"\x04r\x02\x18@R\bclusters\x123\n" +
+	"\fenvironments\x18\x03 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x80\b\"\x04r\x02\x18@R\fenvironments\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"\xda\x01\n" +
 	"\x06Answer\x12 \n" +
 	"\arequest\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\arequest\x12\x1e\n" +
 	"\n" +
@@ -2046,7 +2237,7 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\bConsumer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tinstances\x18\x02 \x01(\rR\tinstances\x12\x1a\n" +
-	"\bsessions\x18\x03 \x03(\tR\bsessions\"\x9b\x03\n" +
+	"\bsessions\x18\x03 \x03(\tR\bsessions\"\xca\x03\n" +
 	"\tContained\x12\x16\n" +
 	"\x06logins\x18\x01 \x03(\tR\x06logins\x12\x18\n" +
 	"\areturns\x18\x02 \x01(\tR\areturns\x12\x14\n" +
@@ -2055,13 +2246,21 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\bsessions\x18\x05 \x01(\rR\bsessions\x12\x1a\n" +
 	"\bprepared\x18\x06 \x01(\rR\bprepared\x12*\n" +
 	"\x02at\x18\a \x03(\v2\x1a.pawl.v1.Contained.AtEntryR\x02at\x12\x18\n" +
-	"\acarried\x18\b \x03(\tR\acarried\x1a:\n" +
+	"\acarried\x18\b \x03(\tR\acarried\x12-\n" +
+	"\bunending\x18\t \x03(\v2\x11.pawl.v1.UnendingR\bunending\x1a:\n" +
 	"\fPendingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aQ\n" +
 	"\aAtEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"\x98\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"\xb0\x01\n" +
+	"\bUnending\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x120\n" +
+	"\x05began\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12 \n" +
+	"\vapplication\x18\x05 \x01(\tR\vapplication\x12\x16\n" +
+	"\x06client\x18\x06 \x01(\tR\x06client\"\x98\x03\n" +
 	"\x05Alert\x12,\n" +
 	"\vfingerprint\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\vfingerprint\x12?\n" +
@@ -2074,7 +2273,7 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x02\n" +
 	"\x04Note\x12\x1b\n" +
 	"\x04kind\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04kind\x12\x1e\n" +
 	"\n" +
@@ -2086,7 +2285,9 @@ const file_pawl_v1_event_proto_rawDesc = "" +
 	"\x05actor\x18\x06 \x01(\tR\x05actor\x12*\n" +
 	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\blaggards\x18\b \x03(\tR\blaggards\x12$\n" +
-	"\rconfiguration\x18\t \x01(\tR\rconfiguration\"\xb6\x03\n" +
+	"\rconfiguration\x18\t \x01(\tR\rconfiguration\x12 \n" +
+	"\vcredentials\x18\n" +
+	" \x03(\tR\vcredentials\"\xb6\x03\n" +
 	"\vAuditRecord\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x18\n" +
@@ -2166,79 +2367,84 @@ func file_pawl_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_pawl_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pawl_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_pawl_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_pawl_v1_event_proto_goTypes = []any{
 	(Action)(0),                   // 0: pawl.v1.Action
 	(Outcome)(0),                  // 1: pawl.v1.Outcome
 	(*Request)(nil),               // 2: pawl.v1.Request
-	(*Answer)(nil),                // 3: pawl.v1.Answer
-	(*Check)(nil),                 // 4: pawl.v1.Check
-	(*Findings)(nil),              // 5: pawl.v1.Findings
-	(*Event)(nil),                 // 6: pawl.v1.Event
-	(*Operation)(nil),             // 7: pawl.v1.Operation
-	(*Requested)(nil),             // 8: pawl.v1.Requested
-	(*Staged)(nil),                // 9: pawl.v1.Staged
-	(*Failure)(nil),               // 10: pawl.v1.Failure
-	(*Proof)(nil),                 // 11: pawl.v1.Proof
-	(*Contained)(nil),             // 12: pawl.v1.Contained
-	(*Alert)(nil),                 // 13: pawl.v1.Alert
-	(*Note)(nil),                  // 14: pawl.v1.Note
-	(*AuditRecord)(nil),           // 15: pawl.v1.AuditRecord
-	(*AuditCheckpoint)(nil),       // 16: pawl.v1.AuditCheckpoint
-	(*Wake)(nil),                  // 17: pawl.v1.Wake
-	(*Alarm)(nil),                 // 18: pawl.v1.Alarm
-	nil,                           // 19: pawl.v1.Staged.CommittedAtEntry
-	(*Proof_Consumer)(nil),        // 20: pawl.v1.Proof.Consumer
-	nil,                           // 21: pawl.v1.Contained.PendingEntry
-	nil,                           // 22: pawl.v1.Contained.AtEntry
-	nil,                           // 23: pawl.v1.Alert.LabelsEntry
-	nil,                           // 24: pawl.v1.Alert.AnnotationsEntry
-	nil,                           // 25: pawl.v1.Alarm.FiredEntry
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
+	(*Selection)(nil),             // 3: pawl.v1.Selection
+	(*Answer)(nil),                // 4: pawl.v1.Answer
+	(*Check)(nil),                 // 5: pawl.v1.Check
+	(*Findings)(nil),              // 6: pawl.v1.Findings
+	(*Event)(nil),                 // 7: pawl.v1.Event
+	(*Operation)(nil),             // 8: pawl.v1.Operation
+	(*Requested)(nil),             // 9: pawl.v1.Requested
+	(*Staged)(nil),                // 10: pawl.v1.Staged
+	(*Failure)(nil),               // 11: pawl.v1.Failure
+	(*Proof)(nil),                 // 12: pawl.v1.Proof
+	(*Contained)(nil),             // 13: pawl.v1.Contained
+	(*Unending)(nil),              // 14: pawl.v1.Unending
+	(*Alert)(nil),                 // 15: pawl.v1.Alert
+	(*Note)(nil),                  // 16: pawl.v1.Note
+	(*AuditRecord)(nil),           // 17: pawl.v1.AuditRecord
+	(*AuditCheckpoint)(nil),       // 18: pawl.v1.AuditCheckpoint
+	(*Wake)(nil),                  // 19: pawl.v1.Wake
+	(*Alarm)(nil),                 // 20: pawl.v1.Alarm
+	nil,                           // 21: pawl.v1.Staged.CommittedAtEntry
+	(*Proof_Consumer)(nil),        // 22: pawl.v1.Proof.Consumer
+	nil,                           // 23: pawl.v1.Contained.PendingEntry
+	nil,                           // 24: pawl.v1.Contained.AtEntry
+	nil,                           // 25: pawl.v1.Alert.LabelsEntry
+	nil,                           // 26: pawl.v1.Alert.AnnotationsEntry
+	nil,                           // 27: pawl.v1.Alarm.FiredEntry
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
 }
 var file_pawl_v1_event_proto_depIdxs = []int32{
 	0,  // 0: pawl.v1.Request.action:type_name -> pawl.v1.Action
-	26, // 1: pawl.v1.Request.not_before:type_name -> google.protobuf.Timestamp
-	1,  // 2: pawl.v1.Answer.outcome:type_name -> pawl.v1.Outcome
-	4,  // 3: pawl.v1.Answer.plan:type_name -> pawl.v1.Check
-	4,  // 4: pawl.v1.Findings.checks:type_name -> pawl.v1.Check
-	26, // 5: pawl.v1.Event.started_at:type_name -> google.protobuf.Timestamp
-	7,  // 6: pawl.v1.Event.operations:type_name -> pawl.v1.Operation
-	8,  // 7: pawl.v1.Event.requested:type_name -> pawl.v1.Requested
-	9,  // 8: pawl.v1.Event.staged:type_name -> pawl.v1.Staged
-	10, // 9: pawl.v1.Event.failure:type_name -> pawl.v1.Failure
-	11, // 10: pawl.v1.Event.proof:type_name -> pawl.v1.Proof
-	12, // 11: pawl.v1.Event.contained:type_name -> pawl.v1.Contained
-	26, // 12: pawl.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
-	27, // 13: pawl.v1.Operation.duration:type_name -> google.protobuf.Duration
-	0,  // 14: pawl.v1.Requested.action:type_name -> pawl.v1.Action
-	27, // 15: pawl.v1.Requested.drain:type_name -> google.protobuf.Duration
-	27, // 16: pawl.v1.Requested.drain_deadline:type_name -> google.protobuf.Duration
-	27, // 17: pawl.v1.Requested.keep:type_name -> google.protobuf.Duration
-	26, // 18: pawl.v1.Requested.bare_since:type_name -> google.protobuf.Timestamp
-	19, // 19: pawl.v1.Staged.committed_at:type_name -> pawl.v1.Staged.CommittedAtEntry
-	20, // 20: pawl.v1.Proof.consumers:type_name -> pawl.v1.Proof.Consumer
-	27, // 21: pawl.v1.Proof.outage:type_name -> google.protobuf.Duration
-	21, // 22: pawl.v1.Contained.pending:type_name -> pawl.v1.Contained.PendingEntry
-	22, // 23: pawl.v1.Contained.at:type_name -> pawl.v1.Contained.AtEntry
-	26, // 24: pawl.v1.Alert.starts_at:type_name -> google.protobuf.Timestamp
-	23, // 25: pawl.v1.Alert.labels:type_name -> pawl.v1.Alert.LabelsEntry
-	24, // 26: pawl.v1.Alert.annotations:type_name -> pawl.v1.Alert.AnnotationsEntry
-	26, // 27: pawl.v1.Note.at:type_name -> google.protobuf.Timestamp
-	26, // 28: pawl.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	26, // 29: pawl.v1.Alarm.starts_at:type_name -> google.protobuf.Timestamp
-	26, // 30: pawl.v1.Alarm.at:type_name -> google.protobuf.Timestamp
-	25, // 31: pawl.v1.Alarm.fired:type_name -> pawl.v1.Alarm.FiredEntry
-	26, // 32: pawl.v1.Alarm.braked:type_name -> google.protobuf.Timestamp
-	26, // 33: pawl.v1.Staged.CommittedAtEntry.value:type_name -> google.protobuf.Timestamp
-	26, // 34: pawl.v1.Contained.AtEntry.value:type_name -> google.protobuf.Timestamp
-	26, // 35: pawl.v1.Alarm.FiredEntry.value:type_name -> google.protobuf.Timestamp
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	28, // 1: pawl.v1.Request.not_before:type_name -> google.protobuf.Timestamp
+	3,  // 2: pawl.v1.Request.selection:type_name -> pawl.v1.Selection
+	1,  // 3: pawl.v1.Answer.outcome:type_name -> pawl.v1.Outcome
+	5,  // 4: pawl.v1.Answer.plan:type_name -> pawl.v1.Check
+	5,  // 5: pawl.v1.Findings.checks:type_name -> pawl.v1.Check
+	28, // 6: pawl.v1.Event.started_at:type_name -> google.protobuf.Timestamp
+	8,  // 7: pawl.v1.Event.operations:type_name -> pawl.v1.Operation
+	9,  // 8: pawl.v1.Event.requested:type_name -> pawl.v1.Requested
+	10, // 9: pawl.v1.Event.staged:type_name -> pawl.v1.Staged
+	11, // 10: pawl.v1.Event.failure:type_name -> pawl.v1.Failure
+	12, // 11: pawl.v1.Event.proof:type_name -> pawl.v1.Proof
+	13, // 12: pawl.v1.Event.contained:type_name -> pawl.v1.Contained
+	28, // 13: pawl.v1.Operation.started_at:type_name -> google.protobuf.Timestamp
+	29, // 14: pawl.v1.Operation.duration:type_name -> google.protobuf.Duration
+	0,  // 15: pawl.v1.Requested.action:type_name -> pawl.v1.Action
+	29, // 16: pawl.v1.Requested.drain:type_name -> google.protobuf.Duration
+	29, // 17: pawl.v1.Requested.drain_deadline:type_name -> google.protobuf.Duration
+	29, // 18: pawl.v1.Requested.keep:type_name -> google.protobuf.Duration
+	28, // 19: pawl.v1.Requested.bare_since:type_name -> google.protobuf.Timestamp
+	21, // 20: pawl.v1.Staged.committed_at:type_name -> pawl.v1.Staged.CommittedAtEntry
+	22, // 21: pawl.v1.Proof.consumers:type_name -> pawl.v1.Proof.Consumer
+	29, // 22: pawl.v1.Proof.outage:type_name -> google.protobuf.Duration
+	23, // 23: pawl.v1.Contained.pending:type_name -> pawl.v1.Contained.PendingEntry
+	24, // 24: pawl.v1.Contained.at:type_name -> pawl.v1.Contained.AtEntry
+	14, // 25: pawl.v1.Contained.unending:type_name -> pawl.v1.Unending
+	28, // 26: pawl.v1.Unending.began:type_name -> google.protobuf.Timestamp
+	28, // 27: pawl.v1.Alert.starts_at:type_name -> google.protobuf.Timestamp
+	25, // 28: pawl.v1.Alert.labels:type_name -> pawl.v1.Alert.LabelsEntry
+	26, // 29: pawl.v1.Alert.annotations:type_name -> pawl.v1.Alert.AnnotationsEntry
+	28, // 30: pawl.v1.Note.at:type_name -> google.protobuf.Timestamp
+	28, // 31: pawl.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	28, // 32: pawl.v1.Alarm.starts_at:type_name -> google.protobuf.Timestamp
+	28, // 33: pawl.v1.Alarm.at:type_name -> google.protobuf.Timestamp
+	27, // 34: pawl.v1.Alarm.fired:type_name -> pawl.v1.Alarm.FiredEntry
+	28, // 35: pawl.v1.Alarm.braked:type_name -> google.protobuf.Timestamp
+	28, // 36: pawl.v1.Staged.CommittedAtEntry.value:type_name -> google.protobuf.Timestamp
+	28, // 37: pawl.v1.Contained.AtEntry.value:type_name -> google.protobuf.Timestamp
+	28, // 38: pawl.v1.Alarm.FiredEntry.value:type_name -> google.protobuf.Timestamp
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_pawl_v1_event_proto_init() }
@@ -2246,7 +2452,7 @@ func file_pawl_v1_event_proto_init() {
 	if File_pawl_v1_event_proto != nil {
 		return
 	}
-	file_pawl_v1_event_proto_msgTypes[4].OneofWrappers = []any{
+	file_pawl_v1_event_proto_msgTypes[5].OneofWrappers = []any{
 		(*Event_Requested)(nil),
 		(*Event_Staged)(nil),
 		(*Event_Failure)(nil),
@@ -2259,7 +2465,7 @@ func file_pawl_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pawl_v1_event_proto_rawDesc), len(file_pawl_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

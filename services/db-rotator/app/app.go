@@ -16,11 +16,12 @@ import (
 
 // BreakGlass refuses every login of the credential straight from the
 // configuration, without a bus; it returns what was done where, and leaves the
-// sessions that it ended with the keeper.
-func BreakGlass(ctx context.Context, c *inventory.Credential, keeper evidence.Keeper) (*pawlv1.Contained, error) {
+// sessions that it ended with the keeper. It says by waits that a server lets nobody in
+// for now, and tries there until ctx ends.
+func BreakGlass(ctx context.Context, c *inventory.Credential, keeper evidence.Keeper, waits func(text string)) (*pawlv1.Contained, error) {
 	r := rotator.New(nil, nil)
 	defer r.Close()
-	return r.BreakGlass(ctx, c, keeper)
+	return r.BreakGlass(ctx, c, keeper, waits)
 }
 
 // Gather leaves with the keeper what the logins have, and may have left, on the

@@ -62,12 +62,15 @@ func (a *app) turnOf(ctx context.Context, r *service.Rotation) (turn, error) {
 	}
 	var t turn
 	var err error
-	if r.Step.Retriable() {
+	switch {
+	case r.State.Flow.Urgent:
+		t = a.urgently(r, peers)
+	case r.Step.Retriable():
 		t = a.back(r, peers)
-	} else {
+	default:
 		t, err = a.forward(r, peers)
 	}
-	t.left = len(all) - len(t.consumers)
+	t.left = max(0, len(all)-len(t.consumers)) // poolers of others may be among them
 	return t, err
 }
 
@@ -143,6 +146,43 @@ func (a *app) back(r *service.Rotation, peers map[string]*peer) (t turn) {
 			return t // so none ever was restarted: none had all published
 		}
 	}
+	return a.lastRestarts(r, peers, a.after, saga.Rerestarted, "waits for those that roll back together with it")
+}
+
+// urgently decides so in an emergency of several, which only goes forward: whoever is
+// published last restarts what they share. One that did not begin is not waited for.
+// Poolers are cut by each, and by whoever brings the new keys to what they share: a
+// pooler would go on serving a thief whom it let in before.
+func (a *app) urgently(r *service.Rotation, peers map[string]*peer) turn {
+	after := func(r *service.Rotation, p *peer) bool {
+		mine, _ := r.State.Has(saga.Published)
+		its, published := p.state.Has(saga.Published)
+		return len(p.log.Records) > 0 && (!published || its.Seq > mine.Seq)
+	}
+	t := a.lastRestarts(r, peers, after, saga.Restarted, "waits for those that share a consumer with it")
+	for _, name := range r.Requested().GetGroup() {
+		for _, c := range a.consumersOf(name) {
+			known := slices.ContainsFunc(t.consumers, func(x inventory.Consumer) bool { return x.Name == c.Name })
+			if c.Restart.Pgbouncer != nil && !known && (name == r.Credential.Name || len(t.consumers) > 0) {
+				t.consumers = append(t.consumers, c)
+			}
+		}
+	}
+	return t
+}
+
+// consumersOf are the consumers of a credential; of one that is no longer in pawl.yaml,
+// none.
+func (a *app) consumersOf(credential string) []inventory.Consumer {
+	if c := a.inventory.Credentials[credential]; c != nil {
+		return c.Consumers
+	}
+	return nil
+}
+
+// lastRestarts leaves a shared consumer to whoever comes after this one, and waits for
+// it, but only so long, since a sink may take for ever to mend.
+func (a *app) lastRestarts(r *service.Rotation, peers map[string]*peer, after func(*service.Rotation, *peer) bool, done saga.Event, why string) (t turn) {
 	patient := r.Waited() < service.Limit(r.Step, r.Requested())/20
 	var awaited []string
 	for _, c := range r.Credential.Consumers {
@@ -152,10 +192,10 @@ func (a *app) back(r *service.Rotation, peers map[string]*peer) (t turn) {
 			if p == nil {
 				continue
 			}
-			switch after := a.after(r, p); {
-			case after && p.has(saga.Rerestarted):
+			switch follows := after(r, p); {
+			case follows && p.has(done):
 				served = true
-			case after:
+			case follows:
 				later = name
 			}
 		}
@@ -169,7 +209,7 @@ func (a *app) back(r *service.Rotation, peers map[string]*peer) (t turn) {
 	}
 	if len(awaited) > 0 {
 		slices.Sort(awaited)
-		t.wait = notYet(r, "waits for those that roll back together with it", slices.Compact(awaited))
+		t.wait = notYet(r, why, slices.Compact(awaited))
 	}
 	return t
 }

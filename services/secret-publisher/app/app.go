@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"pawl.dev/internal/docker"
 	"pawl.dev/internal/effect"
@@ -76,14 +77,12 @@ func (a *app) sinks(c *inventory.Credential) []sink.Sink {
 // publish looks at every sink before it touches the first, so that what can be
 // known beforehand fails the step with nothing done.
 func (a *app) publish(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
-	want, err := a.open(ctx, r, r.ID, r.Requested().GetGeneration())
+	envelope, err := a.open(ctx, r, r.ID)
 	if err != nil {
 		return nil, err
 	}
-	known, err := a.known(ctx, r.Credential, r.Requested().GetBasisUser())
-	if err != nil {
-		return nil, err
-	}
+	want := a.content(envelope, r.Requested().GetGeneration())
+	known := a.known(r.Credential, r.Requested().GetBasisUser(), envelope)
 	sinks, told := a.sinks(r.Credential), false
 	for _, s := range sinks {
 		if sink.Holds(ctx, s, want) == nil { // by an earlier attempt
@@ -141,14 +140,12 @@ func (a *app) restore(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 	if rollback {
 		predecessor, generation = requested.GetRestores(), requested.GetGeneration()
 	}
-	want, err := a.open(ctx, r, predecessor, generation)
+	envelope, err := a.open(ctx, r, predecessor)
 	if err != nil {
 		return nil, err
 	}
-	known, err := a.known(ctx, r.Credential, requested.GetBasisUser())
-	if err != nil {
-		return nil, err
-	}
+	want := a.content(envelope, generation)
+	known := a.known(r.Credential, requested.GetBasisUser(), envelope)
 	sinks := a.sinks(r.Credential)
 	changed, failed := 0, []error(nil)
 	for _, s := range sinks {
@@ -171,10 +168,11 @@ func (a *app) restore(ctx context.Context, r *service.Rotation) (*pawlv1.Event, 
 
 // match finds every sink holding the adopted login, and writable.
 func (a *app) match(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
-	want, err := a.open(ctx, r, r.ID, r.Requested().GetGeneration())
+	envelope, err := a.open(ctx, r, r.ID)
 	if err != nil {
 		return nil, err
 	}
+	want := a.content(envelope, r.Requested().GetGeneration())
 	sinks := a.sinks(r.Credential)
 	for _, s := range sinks {
 		if err := take(ctx, r, s, want); err != nil {
@@ -205,16 +203,13 @@ func take(ctx context.Context, r *service.Rotation, s sink.Sink, want sink.Conte
 	return effect.Do(ctx, "take over", s.Name(), func(ctx context.Context) error { return closed.Take(ctx, want, r.StillDue) })
 }
 
-// open returns the login that is sealed under a rotation.
-func (a *app) open(ctx context.Context, r *service.Rotation, rotation string, generation uint64) (want sink.Content, err error) {
+// open returns what is sealed under a rotation.
+func (a *app) open(ctx context.Context, r *service.Rotation, rotation string) (envelope *sealed.Credential, err error) {
 	err = effect.Do(ctx, "open envelope", r.Credential.Name, func(ctx context.Context) error {
-		c, err := a.sealed.Open(ctx, r.Credential.Name, rotation)
-		if err == nil {
-			want = a.content(c, generation)
-		}
+		envelope, err = a.sealed.Open(ctx, r.Credential.Name, rotation)
 		return err
 	})
-	return want, err
+	return envelope, err
 }
 
 func (a *app) content(c *sealed.Credential, generation uint64) sink.Content {
@@ -238,7 +233,7 @@ func (a *app) write(ctx context.Context, r *service.Rotation, s sink.Sink, want 
 	guard := sink.Guard{
 		StillDue: r.StillDue,
 		Admit: func(held []sink.Content) (err error) {
-			foreign, err = admit(r, s, known, held)
+			foreign, err = admit(ctx, r, s, known, held)
 			return err
 		},
 		Backup: func(ctx context.Context, old []byte) error {
@@ -298,6 +293,16 @@ func fail(err error) error {
 	return err
 }
 
+// example is a verifier as nodes hold them, of no login. All are of the same shape, and
+// deriving one takes as long as a login: so once for all preflights.
+var example = sync.OnceValue(func() secret.String {
+	verifier, err := postgres.Verifier(secret.New(strings.Repeat("x", secret.DefaultLength)))
+	if err != nil {
+		panic(err) // of a password that is always the same
+	}
+	return verifier
+})
+
 // preflight asks whether each sink could take a login such as the next one.
 func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	logins := c.Logins()
@@ -305,7 +310,7 @@ func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.
 		User:     logins[len(logins)-1],
 		Password: secret.New(strings.Repeat("x", max(c.PasswordLength, secret.DefaultLength))),
 	}}
-	want.Verifier, _ = postgres.Verifier(want.Password) // of something always
+	want.Verifier = example()
 	var found []*pawlv1.Check
 	for _, s := range a.sinks(c) {
 		warnings, err := s.Check(ctx, want)

@@ -310,3 +310,42 @@ func TestRollbackIsRefusedBeforehandWhereASinkHoldsSomebodyElsesLogin(t *testing
 	refused(t, err.Error(), b.dsn)
 	b.want(envBefore, dsnForeign)
 }
+
+// opening is a store that tells what was opened.
+type opening struct {
+	memory
+	opened *[]string
+}
+
+func (o opening) Open(ctx context.Context, credential, rotation string) (*sealed.Credential, error) {
+	*o.opened = append(*o.opened, rotation)
+	return o.memory.Open(ctx, credential, rotation)
+}
+
+func (o opening) Rotations(context.Context, string) ([]string, error) { return []string{"r0"}, nil }
+
+func TestOnlyALoginThatIsNotRecognisedHasAllThatIsSealedOpened(t *testing.T) {
+	for held, want := range map[string]string{"oldpassword": "r2", "anundonepassword": "r2 r0"} {
+		b := newBench(t)
+		b.store.held["r2"].Earlier = []string{b.store.Fingerprint("app", secret.New("oldpassword"))} // as the db-rotator seals it
+		b.store.held["r0"] = &sealed.Credential{User: "app", Password: secret.New("anundonepassword")}
+		b.put(b.env, strings.ReplaceAll(envBefore, "oldpassword", held))
+		b.put(b.dsn, strings.ReplaceAll(dsnBefore, "oldpassword", held))
+		var opened []string
+		b.app.sealed = opening{b.store, &opened}
+		if text := b.preflight(); text != "" {
+			t.Errorf("%s: %s", held, text)
+		}
+		if held == "oldpassword" && len(opened) > 0 {
+			t.Errorf("preflight opened %v again", opened)
+		}
+		opened = nil
+		if _, err := b.run("publish", "r2", rotate); err != nil {
+			t.Fatal(err)
+		}
+		b.want(envAfter, dsnAfter)
+		if got := strings.Join(opened, " "); got != want {
+			t.Errorf("%s: opened %q; want %q", held, got, want)
+		}
+	}
+}

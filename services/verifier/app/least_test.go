@@ -37,7 +37,7 @@ func TestLeastPrivilegedObserverSeesAllThatItNeeds(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				pgtest.Exec(t, "CALL pawl.alter_own('"+b.user()+"', true, '"+verifier.Reveal()+"')")
+				pgtest.Exec(t, "CALL pawl.alter_login('"+b.user()+"', true, '"+verifier.Reveal()+"')")
 			}
 
 			checks := b.check(t.Context(), credential)

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,15 +12,18 @@ import (
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	"pawl.dev/services/verifier/internal/consumers"
+	"pawl.dev/services/verifier/internal/probe"
 )
 
 // prove awaits every consumer on the new login. When the time is up it names
 // all that are missing.
-func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, error) {
+func (a *app) prove(ctx context.Context, r *service.Rotation, cred *sealed.Credential) (*pawlv1.Proof, error) {
 	logins := consumers.Logins{User: r.Staged().GetUser(), Old: r.Staged().GetUser(), Since: map[string]time.Time{}}
 	if alternates(r) {
 		logins.Old = r.Requested().GetBasisUser()
@@ -31,7 +35,7 @@ func (a *app) prove(ctx context.Context, r *service.Rotation) (*pawlv1.Proof, er
 		}
 		logins.Since[node.Name] = committed.AsTime()
 	}
-	look := func(ctx context.Context) (consumers.Seen, error) { return a.sessions(ctx, r, logins.User, logins.Old) }
+	look := func(ctx context.Context) (consumers.Seen, error) { return a.sessions(ctx, r, cred, logins.Old) }
 	until := time.Now().Add(time.Until(giveUp(ctx, r)) * 9 / 10)
 
 	proof := &pawlv1.Proof{}
@@ -84,30 +88,69 @@ func giveUp(ctx context.Context, r *service.Rotation) time.Time {
 	return r.Deadline
 }
 
-// sessions asks every server who uses the logins.
-func (a *app) sessions(ctx context.Context, r *service.Rotation, logins ...string) (consumers.Seen, error) {
+// sessions asks every server who uses the logins. One that an emergency was too late to
+// contain is asked, too: by now it may have the new password, and be where the
+// application is.
+func (a *app) sessions(ctx context.Context, r *service.Rotation, cred *sealed.Credential, old string) (consumers.Seen, error) {
 	var mu sync.Mutex
 	seen := consumers.Seen{}
-	err := onEach(r.Reached(r.Credential.Members()), func(node inventory.Node) error {
-		observer, err := a.accounts.observer(r.Credential, node)
-		if err != nil {
-			return err
-		}
-		sessions, err := observer.Sessions(ctx, logins)
-		if err != nil {
-			return err
-		}
-		for _, s := range sessions {
-			if s.BackendStart.Unix() == 0 {
-				return saga.Permanentf("%s: observer %q may not see others' sessions: GRANT pg_monitor TO it", node.Name, r.Credential.Cluster.Observer.User)
-			}
-		}
+	add := func(node inventory.Node, sessions []postgres.Session) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen[node.Name] = sessions
+	}
+	_ = onEach(r.Late(r.Credential.Members()), func(node inventory.Node) error {
+		ctx, cancel := context.WithTimeout(ctx, lateFor)
+		defer cancel()
+		if sessions := a.arrived(ctx, r, node, cred, old); sessions != nil {
+			add(node, sessions)
+		}
 		return nil
 	})
+	err := onEach(r.Reached(r.Credential.Members()), func(node inventory.Node) error {
+		sessions, err := a.sessionsOn(ctx, r, node, cred.User, old)
+		if err == nil {
+			add(node, sessions)
+		}
+		return err
+	})
 	return seen, err
+}
+
+func (a *app) sessionsOn(ctx context.Context, r *service.Rotation, node inventory.Node, logins ...string) ([]postgres.Session, error) {
+	observer, err := a.accounts.observer(r.Credential, node)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := observer.Sessions(ctx, logins)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sessions {
+		if s.BackendStart.Unix() == 0 {
+			return nil, saga.Permanentf("%s: observer %q may not see others' sessions: GRANT pg_monitor TO it", node.Name, r.Credential.Cluster.Observer.User)
+		}
+	}
+	return sessions, nil
+}
+
+// lateFor bounds the look at a server that may still be away.
+const lateFor = 500 * time.Millisecond
+
+// arrived are the sessions of a late server, if it lets the new login in by now: whoever
+// was in before has been ended, so each of them has the new password. A login is tried
+// only where somebody is in: one that fails feeds alarms.
+func (a *app) arrived(ctx context.Context, r *service.Rotation, node inventory.Node, cred *sealed.Credential, old string) []postgres.Session {
+	sessions, err := a.sessionsOn(ctx, r, node, cred.User, old)
+	if err != nil || !slices.ContainsFunc(sessions, func(s postgres.Session) bool { return s.User == cred.User }) {
+		return nil
+	}
+	conn, err := logIn(ctx, r.Credential, node, cred)
+	if err != nil {
+		return nil
+	}
+	probe.Close(conn)
+	return sessions
 }
 
 // outage is how long the published password was refused: from the first commit,

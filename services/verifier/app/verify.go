@@ -33,7 +33,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 	if r.State.Flow.Kind() == saga.Adopt {
 		return event, nil
 	}
-	proof, err := a.prove(ctx, r)
+	proof, err := a.prove(ctx, r, cred)
 	if err != nil {
 		return nil, err
 	}

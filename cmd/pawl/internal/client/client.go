@@ -23,8 +23,17 @@ import (
 // services that are starting 20 s.
 const patience = 40 * time.Second
 
+// urgently is how long one attempt to store an emergency is given. A server that has
+// lost its store answers nothing; the same message to the one that replaces it is
+// stored once, by its id.
+const urgently = 700 * time.Millisecond
+
 // Client is the operator's connection.
-type Client struct{ *bus.Bus }
+type Client struct {
+	*bus.Bus
+	// Stored, if it is set, is called when a request is stored, and its answer awaited.
+	Stored func()
+}
 
 // Connect joins the bus of the configuration as the operator; o is what bus.For
 // returns for it.
@@ -33,7 +42,7 @@ func Connect(inv *inventory.Inventory, o bus.ConnectOptions) (*Client, error) {
 	b, err := bus.Connect(o)
 	switch {
 	case err == nil:
-		return &Client{b}, nil
+		return &Client{Bus: b}, nil
 	case errors.Is(err, nats.ErrAuthorization):
 		return nil, fmt.Errorf("the NATS server on %s does not know %s: is it another installation's?", address, bus.SeedFile(inv, bus.Operator))
 	case inv.NATS.URL != "":
@@ -63,9 +72,18 @@ func (c *Client) ask(ctx context.Context, id, credential string, request *pawlv1
 	}
 	defer func() { _ = answers.Unsubscribe() }() // the connection is about to close
 	if err := elected(ctx, func() error {        // under its id it is stored once, however often it is sent
-		return c.Publish(ctx, subject(credential, request), request, nats.Header{jetstream.MsgIDHeader: {id}})
+		to, attempt := subject(credential, request), electing
+		if to == bus.EmergencySubject(credential) {
+			attempt = urgently
+		}
+		ctx, cancel := context.WithTimeout(ctx, attempt)
+		defer cancel()
+		return c.Publish(ctx, to, request, nats.Header{jetstream.MsgIDHeader: {id}})
 	}); err != nil {
 		return nil, err
+	}
+	if c.Stored != nil {
+		c.Stored()
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

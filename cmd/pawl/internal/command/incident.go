@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,16 +21,22 @@ import (
 )
 
 // formats of an incident report, by their name.
-var formats = map[string]func(*incident.Report, io.Writer) error{
-	"md":   (*incident.Report).Markdown,
-	"html": (*incident.Report).HTML,
+var formats = map[string]func(document, io.Writer) error{
+	"md":   document.Markdown,
+	"html": document.HTML,
+}
+
+// document is a report of one credential, or of several.
+type document interface {
+	Markdown(io.Writer) error
+	HTML(io.Writer) error
 }
 
 func newIncident() *cobra.Command {
 	var dir, format string
 	c := &cobra.Command{
-		Use: "incident ROTATION", Short: "The report of an emergency: what was done, to whom, and what is left to check",
-		Long: "Writes the report of an emergency or a lock, also while it runs. The evidence in it is sealed: it is shown where the private half of the incident key is (KEYS_DIR/sealing/incident.agekey). Without --out it goes to stdout, as Markdown unless --format says otherwise; with --out both formats are written into the folder, or the one that --format names.", Args: cobra.ExactArgs(1),
+		Use: "incident ROTATION [CREDENTIAL]", Short: "The report of an emergency: what was done, to whom, and what is left to check",
+		Long: "Writes the report of an emergency or a lock, also while it runs. The evidence in it is sealed: it is shown where the private half of the incident key is (KEYS_DIR/sealing/incident.agekey). Without --out it goes to stdout, as Markdown unless --format says otherwise; with --out both formats are written into the folder, or the one that --format names.\n\nOf an emergency of several credentials it reports on all of them; name a CREDENTIAL for the report, with its evidence, of that one.", Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkToken("rotation", args[0]); err != nil {
 				return err
@@ -37,12 +44,20 @@ func newIncident() *cobra.Command {
 			if _, ok := formats[format]; format != "" && !ok {
 				return usage("--format %s: write md or html", format)
 			}
-			report, err := newReport(cmd, args[0])
+			only := ""
+			if len(args) > 1 {
+				only = args[1]
+			}
+			report, err := newReport(cmd, args[0], only)
 			if err != nil {
 				return err
 			}
 			if dir != "" {
-				return writeReports(cmd, report, dir, format)
+				name := "incident-" + args[0]
+				if only != "" {
+					name += "-" + only
+				}
+				return writeReports(cmd, report, dir, name, format)
 			}
 			if format == "" {
 				format = "md"
@@ -55,7 +70,7 @@ func newIncident() *cobra.Command {
 	return c
 }
 
-func newReport(cmd *cobra.Command, rotation string) (*incident.Report, error) {
+func newReport(cmd *cobra.Command, rotation, only string) (document, error) {
 	inv, conn, err := connect(cmd)
 	if err != nil {
 		return nil, err
@@ -69,7 +84,27 @@ func newReport(cmd *cobra.Command, rotation string) (*incident.Report, error) {
 	if len(logs) == 0 {
 		return nil, fmt.Errorf("there is no rotation %s: `pawl history CREDENTIAL` lists them", rotation)
 	}
-	s := incident.Sources{Log: logs[0], Inventory: inv, Credential: inv.Credentials[logs[0].Credential], Now: time.Now()}
+	if only != "" {
+		at := slices.IndexFunc(logs, func(l bus.Log) bool { return l.Credential == only })
+		if at < 0 {
+			return nil, usage("rotation %s is not of %q", rotation, only)
+		}
+		return reportOf(cmd, inv, conn, logs[at])
+	}
+	record, err := conn.Several(ctx, rotation)
+	if err != nil {
+		return nil, err
+	}
+	if record != nil {
+		return incident.NewSeveral(record, logs, inv, time.Now())
+	}
+	return reportOf(cmd, inv, conn, logs[0])
+}
+
+// reportOf is the report of one credential's emergency.
+func reportOf(cmd *cobra.Command, inv *inventory.Inventory, conn *client.Client, log bus.Log) (_ document, err error) {
+	ctx := cmd.Context()
+	s := incident.Sources{Log: log, Inventory: inv, Credential: inv.Credentials[log.Credential], Now: time.Now()}
 	if _, err := incident.New(s); errors.Is(err, incident.ErrNoEmergency) { // before anything else is read
 		return nil, exit{exitUsage, err}
 	}
@@ -107,17 +142,17 @@ func readEvidence(cmd *cobra.Command, inv *inventory.Inventory, conn *client.Cli
 
 // writeReports writes the report in one format, or in each, for its owner alone:
 // evidence is in it.
-func writeReports(cmd *cobra.Command, report *incident.Report, dir, format string) error {
+func writeReports(cmd *cobra.Command, report document, dir, name, format string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	var paths []string
-	for _, name := range []string{"md", "html"} {
-		if format != "" && format != name {
+	for _, kind := range []string{"md", "html"} {
+		if format != "" && format != kind {
 			continue
 		}
-		path := filepath.Join(dir, "incident-"+report.ID+"."+name)
-		if err := writeFile(path, func(w io.Writer) error { return formats[name](report, w) }); err != nil {
+		path := filepath.Join(dir, name+"."+kind)
+		if err := writeFile(path, func(w io.Writer) error { return formats[kind](report, w) }); err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
 		paths = append(paths, path)

@@ -203,6 +203,7 @@ func printAdminSQL(cmd *cobra.Command, only string) error {
 	var all []clusterSQL
 	for _, name := range names {
 		c := inv.Clusters[name]
+		sayUnobserved(cmd, inv, c)
 		all = append(all, clusterSQL{name, postgres.AdminSQL(c.Admin, c.Observer, rolesOf(inv, c))})
 	}
 	return output(cmd, all, func(w io.Writer, _ render.Style) error {
@@ -211,6 +212,17 @@ func printAdminSQL(cmd *cobra.Command, only string) error {
 		}
 		return nil
 	})
+}
+
+// sayUnobserved warns of a cluster whose script makes no observer, although its
+// credentials will not be adopted without.
+func sayUnobserved(cmd *cobra.Command, inv *inventory.Inventory, cluster *inventory.Cluster) {
+	for _, name := range slices.Sorted(maps.Keys(inv.Credentials)) {
+		if c := inv.Credentials[name]; c.Cluster == cluster && c.Unobserved() != "" {
+			say(cmd, "warning: %s. Without, %s is not adopted", c.Unobserved(), name)
+			return
+		}
+	}
 }
 
 // rolesOf lists the logins that Pawl turns on a cluster.

@@ -149,6 +149,10 @@ func TestAdminSQLWritesNothing(t *testing.T) {
 		}
 	}
 	s.want(exitUsage, "init", "--admin-sql", "--cluster", "mian")
+	write(t, s.config, strings.NewReplacer("    observer: {user: pawl_observer, password_file: admin}\n", "", "    role: app\n", "    role: app\n    database: shop\n").Replace(read(t, s.config)))
+	if _, stderr := s.want(exitDone, "init", "--admin-sql"); !strings.Contains(stderr, "clusters.main.observer: is missing") {
+		t.Errorf("said %q, want the missing observer", stderr)
+	}
 	if after := tree(t, filepath.Dir(s.config)); len(after) != len(before) {
 		t.Errorf("%d files, were %d", len(after), len(before))
 	}
@@ -167,7 +171,7 @@ credentials:
 	s.want(exitUsage, "init", "--admin-sql")
 	write(t, s.config, strings.Replace(text, "FILE", "own.json", 1))
 	stdout, _ := s.want(exitDone, "init", "--admin-sql")
-	for _, want := range []string{`CREATE ROLE "pawl_admin_b" NOLOGIN`, "PROCEDURE pawl.alter_own", `GRANT "pawl_admin" TO "pawl_admin_b"`} {
+	for _, want := range []string{`CREATE ROLE "pawl_admin_b" NOLOGIN`, "PROCEDURE pawl.alter_login", `GRANT "pawl_admin" TO "pawl_admin_b"`} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in:\n%s", want, stdout)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/glass"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/chronicle"
@@ -21,15 +22,36 @@ import (
 func newAdopt() *cobra.Command {
 	return asking(pawlv1.Action_ACTION_ADOPT, true, &cobra.Command{
 		Use: "adopt CREDENTIAL", Short: "Take over a credential that exists, changing nothing",
-		Long: "Reads the present password from the credential's first sink, tests it on every node and sink, and records it. Changes nothing anywhere.",
+		Long: "Reads the present password from the credential's first sink, tests it on every node and sink, and records it with the settings that the login has on each node. Changes nothing anywhere.",
 	})
 }
 
 func newRotate() *cobra.Command {
-	return asking(pawlv1.Action_ACTION_ROTATE, false, &cobra.Command{
+	var several selecting
+	var atOnce int
+	var run string
+	c := asking(pawlv1.Action_ACTION_ROTATE, false, &cobra.Command{
 		Use: "rotate CREDENTIAL...", Short: "Rotate a credential now, or several together",
-		Long: "Rotates a credential now, and with it its group and whatever else is named: all begin or none, and consumers that they share restart once. Prints the rotation's id once it is accepted; with --wait, what became of it once it has ended.",
+		Long: "Rotates a credential now, and with it its group and whatever else is named: all begin or none, and consumers that they share restart once. Prints the rotation's id once it is accepted; with --wait, what became of it once it has ended.\n\n" +
+			"With --cluster, --environment or --all it rotates every selected credential (and group) by itself, --at-once of them at a time, shows how far they are, and waits for the last. Ctrl-C stops asking for further ones; those that have begun go on. The same command with --run ID, which is printed, goes on from there and rotates nothing twice.",
 	})
+	c.Args = cobra.ArbitraryArgs
+	several.flags(c)
+	c.Flags().IntVar(&atOnce, "at-once", rotatedAtOnce, "with --cluster, --environment or --all: how many rotate at the same time")
+	c.Flags().StringVar(&run, "run", "", "with --cluster, --environment or --all: go on with the run of this `ID`")
+	ask := c.RunE
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case several.given():
+			return rotateSeveral(cmd, several.with(args), atOnce, run)
+		case len(args) == 0:
+			return usage("name a credential, or select several with --cluster, --environment or --all")
+		case cmd.Flags().Changed("at-once") || run != "":
+			return usage("credentials that are named rotate together: --at-once and --run are for --cluster, --environment and --all")
+		}
+		return ask(cmd, args)
+	}
+	return c
 }
 
 func newRollback() *cobra.Command {
@@ -79,7 +101,12 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 	if err := checkRequest(credential, body); err != nil {
 		return err
 	}
-	inv, conn, err := connect(cmd)
+	join, ask := connect, asked
+	if isCutting(body) {
+		join, ask = connectUrgently, askedUrgently
+		say(cmd, "asking Pawl to refuse the logins of %s and to end their sessions", credential)
+	}
+	inv, conn, err := join(cmd)
 	if err != nil {
 		return err
 	}
@@ -87,11 +114,7 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 	if !isCutting(body) { // which waits for nothing
 		tellEdited(cmd, inv, conn)
 	}
-	from, err := conn.Now(cmd.Context()) // before the request, so that no note is missed
-	if err != nil {
-		return err
-	}
-	answer, err := conn.Ask(cmd.Context(), credential, body)
+	answer, from, err := ask(cmd, conn, credential, body)
 	if err != nil {
 		return err
 	}
@@ -117,6 +140,16 @@ func request(cmd *cobra.Command, credential string, body *pawlv1.Request, wait b
 		return err
 	})
 	return errors.Join(failed, err)
+}
+
+// asked asks, and returns the answer and where the bus stood before.
+func asked(cmd *cobra.Command, conn *client.Client, credential string, body *pawlv1.Request) (*pawlv1.Answer, client.Position, error) {
+	from, err := conn.Now(cmd.Context()) // before the request, so that no note is missed
+	if err != nil {
+		return nil, from, err
+	}
+	answer, err := conn.Ask(cmd.Context(), credential, body)
+	return answer, from, err
 }
 
 // isCutting reports whether the request follows a broken glass up.
@@ -167,8 +200,8 @@ func refused(cmd *cobra.Command, result any, reason string, text func(io.Writer,
 
 // checkRequest refuses what the bus would.
 func checkRequest(credential string, r *pawlv1.Request) error {
-	if len([]rune(r.GetReason())) > 1024 {
-		return usage("--reason has %d characters: at most 1024 are kept", len([]rune(r.GetReason())))
+	if err := checkReason(r); err != nil {
+		return err
 	}
 	if len(r.GetWith()) >= inventory.MaxTogether {
 		return usage("%d credentials are named: at most %d turn together", len(r.GetWith())+1, inventory.MaxTogether)
@@ -179,6 +212,13 @@ func checkRequest(credential string, r *pawlv1.Request) error {
 		}
 	}
 	return checkToken("credential", credential)
+}
+
+func checkReason(r *pawlv1.Request) error {
+	if n := len([]rune(r.GetReason())); n > 1024 {
+		return usage("--reason has %d characters: at most 1024 are kept", n)
+	}
+	return nil
 }
 
 // beside returns what is named beside the first credential, each once.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -45,6 +46,7 @@ type site struct {
 	inv    *inventory.Inventory
 	users  map[string]*bus.Bus
 	server *embedded.Server
+	late   time.Duration // how long answer waits
 }
 
 // newSite makes an installation; nothing answers on it, nor on its PostgreSQL.
@@ -221,6 +223,7 @@ func (s *site) answer(a *pawlv1.Answer, then func() error) (requests <-chan *paw
 		defer busy.Unlock()
 		request := &pawlv1.Request{}
 		err := bus.Decode(m.Header, m.Data, request)
+		time.Sleep(s.late)
 		a.Request, a.Credential = m.Header.Get(nats.MsgIdHdr), "app"
 		if err == nil {
 			err = b.Publish(context.Background(), bus.AnswerSubject(a.Request), a, nil)

@@ -39,7 +39,8 @@ type Record struct {
 	Pending  map[string]string    `json:"pending,omitempty"`
 	Sessions uint32               `json:"sessions_ended"`
 	Prepared uint32               `json:"prepared_rolled_back"`
-	Evidence []Piece              `json:"evidence,omitempty"` // until it is told
+	Unending []string             `json:"do_not_end,omitempty"` // processes that were told to end
+	Evidence []Piece              `json:"evidence,omitempty"`   // until it is told
 	// Once it is told.
 	Told     *time.Time `json:"told,omitempty"`
 	Rotation string     `json:"rotation,omitempty"` // the emergency that followed
@@ -75,6 +76,10 @@ func (r *Record) Contained(c *pawlv1.Contained) {
 	defer r.mu.Unlock()
 	now := time.Now().UTC()
 	r.Ended, r.Logins, r.Pending, r.Sessions, r.Prepared = &now, c.GetLogins(), c.GetPending(), c.GetSessions(), c.GetPrepared()
+	r.Unending = nil
+	for _, u := range c.GetUnending() {
+		r.Unending = append(r.Unending, fmt.Sprintf("process %d of %s on %s", u.GetPid(), u.GetUser(), u.GetNode()))
+	}
 	r.Nodes = map[string]time.Time{}
 	for name, at := range c.GetAt() {
 		r.Nodes[name] = at.AsTime()
@@ -190,6 +195,9 @@ func (r *Record) summary() string {
 	}
 	text += fmt.Sprintf(": %s refused on %s, %s ended, %s rolled back", strings.Join(r.Logins, " and "),
 		strings.Join(slices.Sorted(maps.Keys(r.Nodes)), ", "), service.Count(r.Sessions, "session"), service.Count(r.Prepared, "prepared transaction"))
+	if len(r.Unending) > 0 {
+		text += "; told to end, and does not: " + strings.Join(r.Unending, ", ")
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Pending)) {
 		text += fmt.Sprintf("; not on %s (%s)", name, r.Pending[name])
 	}

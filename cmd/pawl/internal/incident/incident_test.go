@@ -92,7 +92,7 @@ func withEvidence(s Sources, name string) Sources {
 		{Credential: "ruvector-app", Node: "coordinator", Kind: evidence.Catalogue, At: after(300 * time.Millisecond), Tables: []postgres.Table{
 			{Name: "memberships", Columns: []string{"member", "acts as"}, Rows: [][]string{{name, "dpg_cluster"}}},
 			{Name: "statements", Unread: "pg_stat_statements is in none of the databases that were looked at"},
-			{Name: "SECURITY DEFINER functions owned", Database: "ruvector", Columns: []string{"function", "language"}, Rows: [][]string{{name + "()", "plpgsql"}}},
+			{Name: "SECURITY DEFINER functions owned", Database: "ruvector", Columns: []string{"function", "language", "to remove"}, Rows: [][]string{{name + "()", "plpgsql", "DROP FUNCTION public.\"``` " + name + "\"()"}}},
 		}},
 	}
 	return s
@@ -186,6 +186,11 @@ func TestHostileNamesAreTextInEveryReport(t *testing.T) {
 	s.Evidence[2].Node, s.Evidence[2].Tables[2].Database = hostile, hostile
 	r := report(t, s)
 	page, doc := written(t, r.HTML), written(t, r.Markdown)
+	block := regexp.MustCompile("(?s)\n````sql\n([^\n]*)\n````\n") // one statement, in which nothing means anything
+	if code := block.FindStringSubmatch(doc); code == nil || !strings.Contains(code[1], "<script>") || strings.Contains(code[1], "````") {
+		t.Errorf("the statement is not in a block of its own: %q", code)
+	}
+	doc = block.ReplaceAllString(doc, "")
 	tags := regexp.MustCompile(`<[a-zA-Z/!][^>]*>`)
 	harmless := written(t, report(t, withEvidence(theft(true, "x"), "x")).HTML)
 	known := map[string]bool{}

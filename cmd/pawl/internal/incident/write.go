@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/postgres"
 )
 
 var (
@@ -29,10 +30,11 @@ var shared = map[string]any{
 	"title": func(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:] },
 	"pairs": pairs,
 	"list":  func(all []string) string { return strings.Join(all, ", ") },
+	"cells": func(t postgres.Table) postgres.Table { t, _ = t.Removals(); return t },
 }
 
 var (
-	asMarkdown = text.Must(text.New("report").Funcs(shared).Funcs(text.FuncMap{"v": markdown}).Parse(markdownTemplate))
+	asMarkdown = text.Must(text.New("report").Funcs(shared).Funcs(text.FuncMap{"v": markdown, "removals": removals}).Parse(markdownTemplate))
 	asHTML     = html.Must(html.New("report").Funcs(shared).Funcs(html.FuncMap{"v": plain}).Parse(htmlTemplate))
 )
 
@@ -89,6 +91,25 @@ func markdown(s string) string {
 		}
 	}
 	return noLinks.Replace(out.String())
+}
+
+// removals are the statements of a table in a block of code, where nothing is escaped,
+// so that each can be copied. No name ends the block: it holds no line break, and
+// fewer backticks in a row than the fence.
+func removals(t postgres.Table) string {
+	_, statements := t.Removals()
+	if len(statements) == 0 {
+		return ""
+	}
+	fence := "```"
+	var lines []string
+	for _, s := range statements {
+		lines = append(lines, plain(s)+";")
+		for strings.Contains(s, fence) {
+			fence += "`"
+		}
+	}
+	return fence + "sql\n" + strings.Join(lines, "\n") + "\n" + fence
 }
 
 // noLinks keeps an address from becoming a link by itself.

@@ -121,6 +121,49 @@ func marks(s posture.Standing) (all []mark) {
 	return all
 }
 
+// wave is an emergency of several credentials that is under way, and how many of them
+// are how far.
+type wave struct {
+	ID                                         string
+	All, Contained, Published, Verified, Ended int
+	Stalled                                    int
+}
+
+// waves are the emergencies of several, of which not all have ended.
+func waves(all []posture.Standing) (under []wave) {
+	by := map[string]*wave{}
+	for _, s := range all {
+		if !s.Emergency() {
+			continue
+		}
+		w := by[s.Last.ID]
+		if w == nil {
+			w = &wave{ID: s.Last.ID}
+			by[s.Last.ID] = w
+		}
+		w.All++
+		if !s.Open() {
+			w.Contained, w.Published, w.Verified, w.Ended = w.Contained+1, w.Published+1, w.Verified+1, w.Ended+1
+			continue
+		}
+		if s.State == chronicle.Stalled {
+			w.Stalled++
+		}
+		for _, m := range marks(s) {
+			if count := map[string]*int{"contain": &w.Contained, "publish": &w.Published, "verify": &w.Verified}[m.Name]; count != nil && m.State == "done" {
+				*count++
+			}
+		}
+	}
+	for _, w := range by {
+		if w.All > 1 && w.Ended < w.All {
+			under = append(under, *w)
+		}
+	}
+	slices.SortFunc(under, func(a, b wave) int { return cmp.Compare(b.ID, a.ID) })
+	return under
+}
+
 func (b *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 	page := struct {
 		head
@@ -128,6 +171,7 @@ func (b *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 		Total     int
 		Attention []row
 		Unlisted  int // that want attention, too
+		Waves     []wave
 		Running   []row
 		Rows      []row
 		Show, Q   string
@@ -139,7 +183,7 @@ func (b *Dashboard) overview(w http.ResponseWriter, r *http.Request) {
 		Trail     posture.Trail
 	}{head: b.head("Posture", "overview"), Show: r.URL.Query().Get("show"), Q: strings.TrimSpace(r.URL.Query().Get("q"))}
 	all := b.posture.All(page.Now)
-	page.Total, page.Live = len(all), "/events"
+	page.Total, page.Live, page.Waves = len(all), "/events", waves(all)
 	var found []posture.Standing
 	counts := make([]int, len(kinds))
 	var said []string

@@ -142,8 +142,9 @@ func (b *Dashboard) rotation(w http.ResponseWriter, r *http.Request) {
 		head
 		ID        string
 		Timelines []waterfall
+		Left      int // that have this rotation, too, and are not shown
 	}{head: b.head("Rotation "+id, "overview"), ID: id}
-	all, err := b.posture.Rotation(r.Context(), id, page.Now)
+	all, left, err := b.posture.Rotation(r.Context(), id, page.Now)
 	if err != nil {
 		b.broken(w, r, err)
 		return
@@ -155,6 +156,7 @@ func (b *Dashboard) rotation(w http.ResponseWriter, r *http.Request) {
 	for _, t := range all {
 		page.Timelines = append(page.Timelines, newWaterfall(t))
 	}
+	page.Left = left
 	page.Live = "/events?of=" + all[0].Credential
 	page.Summary = "rotation of " + all[0].Credential + ": " + all[0].Outcome
 	b.pages.write(w, http.StatusOK, "rotation", page)

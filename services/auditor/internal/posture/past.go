@@ -9,6 +9,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/inventory"
 )
 
 // Bounds of what is read for one page.
@@ -57,30 +58,40 @@ func (p *Posture) History(ctx context.Context, credential string, now time.Time)
 	return all, more, nil
 }
 
-// Rotation reads a rotation: a timeline of each credential that turned together.
-// None where there is no such rotation.
-func (p *Posture) Rotation(ctx context.Context, id string, now time.Time) ([]chronicle.Timeline, error) {
-	logs, err := p.d.Bus.FindRotation(ctx, id)
-	if err != nil || len(logs) == 0 {
-		return nil, err
+// Rotation reads a rotation: a timeline of each credential that has it, of so many as
+// may rotate together; left is how many more have. None if there is no such rotation.
+func (p *Posture) Rotation(ctx context.Context, id string, now time.Time) (all []chronicle.Timeline, left int, err error) {
+	names, err := p.d.Bus.CredentialsOf(ctx, id)
+	if err != nil {
+		return nil, 0, err
+	}
+	left = max(0, len(names)-inventory.MaxTogether)
+	var logs []bus.Log
+	for _, name := range names[:len(names)-left] {
+		log, err := p.d.Bus.ReadRotation(ctx, name, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(log.Records) > 0 { // else a follower's answer lags behind
+			logs = append(logs, log)
+		}
+	}
+	if len(logs) == 0 {
+		return nil, 0, nil
 	}
 	notes, err := p.notesOf(ctx, logs)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var all []chronicle.Timeline
 	for _, log := range logs {
-		if len(log.Records) == 0 {
-			continue
-		}
 		t, err := chronicle.NewTimeline(log, notes, p.d.Inventory.Telemetry.Jaeger, now)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		p.superseded(&t)
 		all = append(all, t)
 	}
-	return all, nil
+	return all, left, nil
 }
 
 // superseded gives one that stands open, and is not the newest, its outcome.

@@ -176,6 +176,9 @@ func (t *Trail) note(_ context.Context, m jetstream.Msg, record *pawlv1.AuditRec
 		return nil
 	}
 	record.Event, record.Credential, record.Rotation, record.Actor, record.Summary = n.GetKind(), n.GetCredential(), n.GetRotation(), n.GetActor(), n.GetText()
+	if len(n.GetCredentials()) > 0 {
+		record.Summary += ": " + strings.Join(n.GetCredentials(), ", ")
+	}
 	if len(n.GetLaggards()) > 0 {
 		record.Summary += " (" + strings.Join(n.GetLaggards(), ", ") + ")"
 	}

@@ -25,7 +25,7 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	}
 	var mu sync.Mutex
 	var counter uint64
-	before := map[string]sealed.Login{}
+	before, settings := map[string]sealed.Login{}, map[string][]sealed.Setting{}
 	err = o.onEach(ctx, c, "compare password", func(ctx context.Context, s *primary) error {
 		if err := s.EnsureFence(ctx); err != nil {
 			return settle(err)
@@ -35,10 +35,15 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 			return settle(err)
 		}
 		role, err := adoptable(ctx, s.Admin, c, login)
+		if err != nil {
+			return err
+		}
+		given, err := settingsOf(ctx, s.Admin, c, login.User)
 		mu.Lock()
 		defer mu.Unlock()
 		counter = max(counter, stored.Generation)
 		before[s.Name] = sealed.Login{Exists: role.Exists, CanLogin: role.CanLogin, Verifier: role.Verifier}
+		settings[s.Name] = given
 		return err
 	})
 	if err != nil {
@@ -46,7 +51,7 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	}
 	envelope, err := o.sealOnce(ctx, &sealed.Credential{
 		Credential: c.Name, Rotation: r.ID, Generation: r.Requested().GetGeneration(),
-		User: login.User, Password: login.Password, Verifier: before[c.Primary().Name].Verifier, Before: before,
+		User: login.User, Password: login.Password, Verifier: before[c.Primary().Name].Verifier, Before: before, Settings: settings,
 	})
 	if err != nil {
 		return nil, err
@@ -58,7 +63,7 @@ func (o *Rotator) Adopt(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 		return nil, err
 	}
 	return &pawlv1.Event{
-		Summary: fmt.Sprintf("%q is as published on %s", login.User, everywhere(c)),
+		Summary: fmt.Sprintf("%q is as published on %s%s", login.User, everywhere(c), withSettings(envelope)),
 		Detail: &pawlv1.Event_Staged{Staged: &pawlv1.Staged{
 			User: login.User, Fingerprint: o.envelopes.Fingerprint(login.User, login.Password), Fence: counter,
 		}},

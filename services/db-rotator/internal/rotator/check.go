@@ -3,6 +3,8 @@ package rotator
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -87,7 +89,7 @@ func (o *Rotator) checkNode(ctx context.Context, f *findings, c *inventory.Crede
 	if err := checkFence(ctx, f, admin, c.Role); err != nil {
 		return err
 	}
-	return checkLogins(ctx, f, admin, c)
+	return checkLogins(ctx, f, admin, c, health)
 }
 
 // CheckSealed looks whether each node still carries what was sealed: the
@@ -113,7 +115,11 @@ func (o *Rotator) CheckSealed(ctx context.Context, c *inventory.Credential, seal
 				f.note("warning: login %q, which is in use, carries a password that Pawl did not set: whoever logs in anew with what is published is refused there", envelope.User)
 			}
 		}
-		return nil
+		if len(sealed) == 0 {
+			return nil
+		}
+		// A rollback must not wait for anybody: it changes no setting.
+		return checkSettings(ctx, f, s, c, sealed[0], len(sealed) == 1)
 	})
 }
 
@@ -124,6 +130,9 @@ func checkHealth(f *findings, h postgres.Health, admin string) {
 	}
 	if !h.CanAlter {
 		f.refuse("%q may not alter roles: run what `pawl init --admin-sql` prints", admin)
+	}
+	if h.CanCreate {
+		f.note("warning: %q can create roles, which Pawl needs no more: run what `pawl init --admin-sql` prints", admin)
 	}
 	if !h.CanEvict {
 		f.note("warning: %q may not end sessions, so an emergency could not throw a thief out: run what `pawl init --admin-sql` prints", admin)
@@ -182,13 +191,40 @@ func checkFence(ctx context.Context, f *findings, admin *postgres.Admin, role st
 	return nil
 }
 
-func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inventory.Credential) error {
+// kept is how many connection slots of a server an emergency needs.
+const kept = 3
+
+// checkSlots warns if the credential's logins may take every connection slot: an
+// emergency has to log in, too.
+func checkSlots(f *findings, h postgres.Health, admin string, roles map[string]postgres.Role) {
+	taken, logins := 0, 0
+	for _, role := range roles {
+		if taken >= 0 && role.Exists {
+			logins, taken = logins+1, taken+role.ConnLimit
+		}
+		if role.Exists && role.ConnLimit < 0 {
+			taken = -1
+		}
+	}
+	switch {
+	case h.Superuser || taken >= 0 && taken <= h.Slots-kept:
+	case h.Version >= 160000 && h.Reserved == 0:
+		f.note("warning: if others take every connection slot, an emergency finds none. Fix: set reserved_connections = %d on the server, which needs a restart", kept)
+	case h.Version >= 160000 && !h.CanUseReserved:
+		f.note("warning: if others take every connection slot, an emergency finds none: %q may not use reserved_connections. Fix: run what `pawl init --admin-sql` prints", admin)
+	case h.Version < 160000:
+		f.note("warning: its logins may take all of the %d connection slots that are not a superuser's, and an emergency that needs another session would wait for one. Fix: ALTER ROLE … CONNECTION LIMIT %d, each of %s", h.Slots, max(1, (h.Slots-kept)/max(1, len(roles))), strings.Join(slices.Sorted(maps.Keys(roles)), ", "))
+	}
+}
+
+func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inventory.Credential, health postgres.Health) error {
 	var idle []string
 	open := 0
 	roles, err := admin.RoleStates(ctx, c.Logins()...)
 	if err != nil {
 		return err
 	}
+	checkSlots(f, health, c.Cluster.Admin.User, roles)
 	for _, name := range c.Logins() {
 		role := roles[name]
 		if !role.Exists && name != c.Role {
@@ -196,6 +232,9 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 				f.refuse("role %q, the second login of Pawl itself, is missing: run what `pawl init --admin-sql` prints", name)
 			} else {
 				f.note("role %q will be created", name)
+			}
+			if err := checkMayAlter(ctx, f, admin, c, name); err != nil {
+				return err
 			}
 			continue
 		}
@@ -209,10 +248,8 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 		} else if err != nil {
 			return err
 		}
-		if able, err := admin.MayAlter(ctx, name); err != nil {
+		if err := checkMayAlter(ctx, f, admin, c, name); err != nil {
 			return err
-		} else if !able {
-			f.refuse("%q may not alter role %q: run what `pawl init --admin-sql` prints", c.Cluster.Admin.User, name)
 		}
 		f.note("role %q: %s", name, may(role))
 		if role.CanLogin {
@@ -227,6 +264,16 @@ func checkLogins(ctx context.Context, f *findings, admin *postgres.Admin, c *inv
 	sessions, err := admin.Sessions(ctx, idle)
 	if len(sessions) > 0 {
 		f.refuse("the idle login is in use by %s", strings.Join(names(f.node, sessions), ", "))
+	}
+	return err
+}
+
+// checkMayAlter asks the server, since a role may have become more than it was when
+// the admin was given it.
+func checkMayAlter(ctx context.Context, f *findings, admin *postgres.Admin, c *inventory.Credential, name string) error {
+	refusal, err := admin.MayAlter(ctx, name)
+	if refusal != "" {
+		f.refuse("%q may not alter role %q, which %s", c.Cluster.Admin.User, name, refusal)
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package rotator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
-	"pawl.dev/internal/secret"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -25,6 +23,10 @@ import (
 // patience is how long an emergency tries to reach a node before it goes on
 // without it.
 const patience = 3 * time.Second
+
+// crowdedAgain is when a server that lets nobody in is tried again, between tries that
+// follow each other even closer.
+const crowdedAgain = 50 * time.Millisecond
 
 // Contain refuses every login in doubt, on every node at once. Nobody who was
 // logged in still is when it ends, and nobody can come back. A node or a replica
@@ -37,7 +39,14 @@ func (o *Rotator) Contain(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	// Where no primary is done, no node could be given the new password, and nobody
 	// would come back to have that made up for.
 	if !slices.ContainsFunc(r.Credential.Nodes, func(n inventory.Node) bool { return k.found.At[n.Name] != nil }) {
-		return nil, fmt.Errorf("contained on no primary: %s", describe(k.found.Pending))
+		err := fmt.Errorf("contained on no primary: %s", describe(k.found.Pending))
+		if len(k.crowded) > 0 {
+			err = &saga.NotYet{Again: crowdedAgain, Why: err.Error(), Laggards: slices.Sorted(maps.Keys(k.found.Pending))}
+		}
+		return nil, err
+	}
+	if r.State.Flow.Kind() == saga.Lock && len(k.found.Unending) > 0 { // nothing comes after it that would end them
+		return nil, fmt.Errorf("%s", unending(k.found.Unending))
 	}
 	k.decide(r)
 	summary := fmt.Sprintf("%s refused on %s, %s ended", strings.Join(k.found.Logins, " and "), strings.Join(slices.Sorted(maps.Keys(k.found.At)), ", "), service.Count(k.found.Sessions, "session"))
@@ -48,14 +57,24 @@ func (o *Rotator) Contain(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	if len(k.found.Pending) > 0 {
 		summary += "; not yet: " + describe(k.found.Pending)
 	}
+	if len(k.found.Unending) > 0 {
+		summary += "; " + unending(k.found.Unending)
+	}
 	return &pawlv1.Event{Summary: summary, Detail: &pawlv1.Event_Contained{Contained: k.found}}, nil
 }
 
-// BreakGlass is Contain without a log: behind whatever fence the nodes have.
-func (o *Rotator) BreakGlass(ctx context.Context, c *inventory.Credential, keeper evidence.Keeper) (*pawlv1.Contained, error) {
+// BreakGlass is Contain without a log: behind whatever fence the nodes have. While a
+// server lets nobody in, since it is starting or every slot is taken, it tries until ctx
+// ends, and says so by waits (nil: to nobody).
+func (o *Rotator) BreakGlass(ctx context.Context, c *inventory.Credential, keeper evidence.Keeper, waits func(text string)) (*pawlv1.Contained, error) {
 	k := o.newContainment(c, postgres.Fence{Role: c.Role}, func(context.Context) error { return nil })
 	k.seen.keeper = keeper
-	k.on(effect.With(ctx, &effect.Recorder{Credential: c.Name}), c.Nodes)
+	for nodes := c.Nodes; len(nodes) > 0 && ctx.Err() == nil; nodes = k.crowdedOf(nodes) {
+		if len(k.crowded) > 0 && waits != nil {
+			waits(describe(k.found.Pending))
+		}
+		k.on(effect.With(ctx, &effect.Recorder{Credential: c.Name}), nodes)
+	}
 	k.seen.settle(ctx)
 	slices.Sort(k.found.Logins)
 	k.found.Logins = slices.Compact(k.found.Logins)
@@ -82,6 +101,9 @@ type containment struct {
 	seen     *witness
 
 	mu      sync.Mutex
+	crowded map[string]bool     // pending, since the server lets nobody in for now
+	told    map[string]*endings // by node
+	held    map[string]string   // what last held a node's locks, and is not Pawl's to end
 	found   *pawlv1.Contained
 	had     bool          // the login that is not in use had a password somewhere
 	exists  bool          // and it is there, somewhere
@@ -91,7 +113,7 @@ type containment struct {
 
 func (o *Rotator) newContainment(c *inventory.Credential, f postgres.Fence, stillDue func(context.Context) error) *containment {
 	f.Urgent = true
-	return &containment{o: o, c: c, fence: f, stillDue: stillDue, seen: newWitness(o.keeper, c.Name, f.Rotation),
+	return &containment{o: o, c: c, fence: f, stillDue: stillDue, seen: newWitness(o.keeper, c.Name, f.Rotation), held: map[string]string{}, crowded: map[string]bool{}, told: map[string]*endings{},
 		found: &pawlv1.Contained{Pending: map[string]string{}, At: map[string]*timestamppb.Timestamp{}}}
 }
 
@@ -129,12 +151,31 @@ func (k *containment) on(ctx context.Context, nodes []inventory.Node) {
 		})
 	}
 	all.Wait()
+	k.found.Unending = nil
+	for _, node := range slices.Sorted(maps.Keys(k.told)) {
+		if k.found.At[node] != nil {
+			k.found.Unending = append(k.found.Unending, k.told[node].named(node)...)
+		}
+	}
 }
 
 func (k *containment) late(name string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.found.Pending[name] = err.Error()
+	if delete(k.crowded, name); postgres.IsCrowded(err) {
+		k.crowded[name] = true
+	}
+}
+
+// crowdedOf are those of the nodes that let nobody in for now, or have such a replica.
+func (k *containment) crowdedOf(nodes []inventory.Node) (all []inventory.Node) {
+	for _, node := range nodes {
+		if slices.ContainsFunc(append(k.c.Cluster.Replicas(node), node), func(n inventory.Node) bool { return k.crowded[n.Name] }) {
+			all = append(all, node)
+		}
+	}
+	return all
 }
 
 // patiently tries until it succeeds or patience is over.
@@ -165,7 +206,9 @@ func (k *containment) patiently(ctx context.Context, name string, try func(conte
 // node is one primary: refuse, end what is there, roll back what is prepared,
 // and only then take the passwords, since a live session could set its own.
 func (k *containment) node(ctx context.Context, node inventory.Node) error {
-	s, err := k.o.lead(ctx, k.c, node)
+	looking, end := context.WithTimeout(ctx, patience/3) // a server that hangs must not keep another from being refused
+	s, err := k.o.lead(looking, k.c, node)
+	end()
 	if err != nil {
 		return err
 	}
@@ -222,87 +265,15 @@ func (k *containment) replica(ctx context.Context, replica *postgres.Admin, lsn 
 func (k *containment) done(ctx context.Context, a *postgres.Admin, name string) error {
 	k.seen.done(ctx, a.Node)
 	now, err := a.Now(ctx)
+	if err != nil {
+		return err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.found.At[name] = timestamppb.New(now)
 	delete(k.found.Pending, name) // by an earlier try
-	return err
-}
-
-// refuse takes LOGIN from both logins, and their passwords, too, where strip
-// says so. What is locked by others is freed, and tried again.
-func (k *containment) refuse(ctx context.Context, s *primary, strip bool) error {
-	for {
-		err := behindFence(ctx, s, k.fence, k.stillDue, func(ctx context.Context, tx *postgres.Tx) error {
-			for _, login := range []string{k.c.Role, k.c.Sibling()} {
-				if err := k.refuseLogin(ctx, tx, login, strip); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		switch {
-		case errors.Is(err, postgres.ErrUnknownOutcome) && ctx.Err() == nil:
-		case errors.Is(err, postgres.ErrLocked) && ctx.Err() == nil:
-			if err := errors.Join(k.pass(ctx, s.Admin), s.FreeLocks(ctx)); err != nil {
-				return err
-			}
-		default:
-			return err
-		}
-	}
-}
-
-func (k *containment) refuseLogin(ctx context.Context, tx *postgres.Tx, login string, strip bool) error {
-	role, err := tx.RoleState(ctx, login)
-	if err != nil || !role.Exists {
-		return err
-	}
-	if err := stranger(ctx, tx, k.c, login); saga.IsPermanent(err) {
-		effect.Warn(ctx, "%v; left as it is", err)
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.exists, k.had = true, true
-		return nil
-	} else if err != nil {
-		return err
-	}
-	k.mu.Lock()
-	k.found.Logins = append(k.found.Logins, login)
-	k.exists = k.exists || login != k.basis
-	if !role.Verifier.IsZero() {
-		k.had = k.had || login != k.basis
-		if k.o.envelopes != nil {
-			k.found.Carried = append(k.found.Carried, k.o.envelopes.Fingerprint(login, role.Verifier))
-		}
-	}
-	k.mu.Unlock()
-	switch {
-	case strip && !role.Verifier.IsZero():
-		return tx.SetVerifier(ctx, login, false, secret.String{})
-	case role.CanLogin:
-		return tx.SetLogin(ctx, login, false)
-	}
+	delete(k.crowded, name)
 	return nil
-}
-
-// behindFence works behind the rotation's fence; where the database is ahead of
-// the log, behind the database's own, if the log still wants it: refusing a
-// stolen login is never wrong.
-func behindFence(ctx context.Context, s *primary, f postgres.Fence, stillDue func(context.Context) error, work func(context.Context, *postgres.Tx) error) error {
-	err := s.Fenced(ctx, f, work)
-	refused := new(postgres.FencedOff)
-	if !errors.As(err, &refused) {
-		return err
-	}
-	if err := stillDue(ctx); err != nil {
-		return err
-	}
-	if refused.Ahead() || f.Rotation == "" {
-		f.Generation, f.Phase, f.Rotation = refused.Stored.Generation, max(f.Phase, refused.Stored.Phase), refused.Stored.Rotation
-		return s.Fenced(ctx, f, work)
-	}
-	return err
 }
 
 // pass ends what is there, once.
@@ -314,17 +285,23 @@ func (k *containment) pass(ctx context.Context, a *postgres.Admin) error {
 	if err != nil {
 		return err
 	}
-	k.seen.prepared(ctx, a.Node, prepared)
 	for _, p := range prepared {
-		err := effect.Do(ctx, "roll back prepared", a.Node+" "+p.Database, func(ctx context.Context) error { return a.RollbackPrepared(ctx, p) })
-		if err != nil {
+		if err := k.rollback(ctx, a, p); err != nil {
 			return err
 		}
-		k.mu.Lock()
-		k.found.Prepared++
-		k.mu.Unlock()
 	}
 	return nil
+}
+
+func (k *containment) rollback(ctx context.Context, a *postgres.Admin, p postgres.Prepared) error {
+	k.seen.prepared(ctx, a.Node, []postgres.Prepared{p})
+	err := effect.Do(ctx, "roll back prepared", a.Node+" "+p.Database, func(ctx context.Context) error { return a.RollbackPrepared(ctx, p, k.logins()...) })
+	if err == nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.found.Prepared++
+	}
+	return err
 }
 
 // logins are those that were found to be the credential's: a role that only has
@@ -343,16 +320,20 @@ func (k *containment) everybody() postgres.Eviction {
 }
 
 // end ends what is there now, and has it witnessed as it was.
-func (k *containment) end(ctx context.Context, a *postgres.Admin) (ended bool, err error) {
-	sessions, err := a.Evict(ctx, k.everybody())
+func (k *containment) end(ctx context.Context, a *postgres.Admin) ([]postgres.Ended, error) {
+	return k.endThese(ctx, a, k.everybody())
+}
+
+func (k *containment) endThese(ctx context.Context, a *postgres.Admin, e postgres.Eviction) ([]postgres.Ended, error) {
+	sessions, err := a.Evict(ctx, e)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	fresh := k.seen.ended(ctx, a.Node, sessions)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.found.Sessions += uint32(fresh)
-	return len(sessions) > 0, nil
+	return sessions, nil
 }
 
 // empty ends sessions until none is left, and what they had prepared.
@@ -363,14 +344,30 @@ func (k *containment) empty(ctx context.Context, a *postgres.Admin) error {
 	return k.pass(ctx, a)
 }
 
-// evict ends sessions until none is left.
+// evict ends sessions until none is left, but for those that do not end.
 func (k *containment) evict(ctx context.Context, a *postgres.Admin) error {
-	return untilNone(ctx, func(ctx context.Context) (bool, error) { return k.end(ctx, a) })
+	k.mu.Lock()
+	if k.told[a.Node] == nil {
+		k.told[a.Node] = &endings{}
+	}
+	t := k.told[a.Node]
+	k.mu.Unlock()
+	return t.untilNone(ctx, func(ctx context.Context) ([]postgres.Ended, error) { return k.end(ctx, a) })
 }
 
-// untilNone ends sessions until three looks find none: one that was just being
-// let in shows only after its login. end reports whether there were any.
-func untilNone(ctx context.Context, end func(context.Context) (bool, error)) error {
+// endsWithin is how long a session may take to end. One that takes longer does not
+// look whether it is told to: it hangs in the kernel, was stopped, or is inside a library.
+const endsWithin = patience / 2
+
+// endings are the sessions of one server that were told to end.
+type endings struct {
+	first map[postgres.SessionID]time.Time
+	still []postgres.Ended // that have not ended within endsWithin, at the last look
+}
+
+// untilNone ends sessions until three looks find none, but for those that do not end: one
+// that was just being let in shows only after its login. end returns those that there were.
+func (t *endings) untilNone(ctx context.Context, end func(context.Context) ([]postgres.Ended, error)) error {
 	pause := time.NewTicker(5 * time.Millisecond)
 	defer pause.Stop()
 	for none := 0; none < 3; none++ {
@@ -378,7 +375,7 @@ func untilNone(ctx context.Context, end func(context.Context) (bool, error)) err
 		if err != nil {
 			return err
 		}
-		if ended {
+		if t.waits(ended) {
 			none = -1
 		}
 		select {
@@ -388,4 +385,51 @@ func untilNone(ctx context.Context, end func(context.Context) (bool, error)) err
 		}
 	}
 	return nil
+}
+
+// waits reports whether one of the sessions is to be waited for, and keeps the others.
+func (t *endings) waits(ended []postgres.Ended) (waits bool) {
+	if t.first == nil {
+		t.first = map[postgres.SessionID]time.Time{}
+	}
+	t.still = nil
+	for _, s := range ended {
+		id := postgres.SessionID{PID: s.PID, BackendStart: s.BackendStart.UTC()}
+		if _, known := t.first[id]; !known {
+			t.first[id] = time.Now()
+		}
+		if time.Since(t.first[id]) < endsWithin {
+			waits = true
+			continue
+		}
+		t.still = append(t.still, s)
+	}
+	return waits
+}
+
+// named are those that have not ended on the node.
+func (t *endings) named(node string) (all []*pawlv1.Unending) {
+	for _, s := range t.still {
+		all = append(all, &pawlv1.Unending{Node: node, Pid: int32(s.PID), Began: timestamppb.New(s.BackendStart), User: s.User, Application: s.Application, Client: s.Client})
+	}
+	return all
+}
+
+// unending says which sessions do not end.
+func unending(all []*pawlv1.Unending) string {
+	var texts []string
+	for _, u := range all {
+		texts = append(texts, fmt.Sprintf("process %d on %s (%s, %s@%s) was told to end and does not: it dies before its next command, and is told again until it has", u.GetPid(), u.GetNode(), u.GetUser(), u.GetApplication(), u.GetClient()))
+	}
+	return strings.Join(texts, "; ")
+}
+
+// unendingOn are those of one node.
+func unendingOn(contained *pawlv1.Contained, node string) (all []postgres.SessionID) {
+	for _, u := range contained.GetUnending() {
+		if u.GetNode() == node {
+			all = append(all, postgres.SessionID{PID: int(u.GetPid()), BackendStart: u.GetBegan().AsTime()})
+		}
+	}
+	return all
 }

@@ -3,8 +3,6 @@ package rotator
 import (
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,67 +14,106 @@ import (
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
+	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
-// sweepEvery is how long somebody who slips in by an old handshake may stay.
-const sweepEvery = 25 * time.Millisecond
+// lookEvery is how often a guard looks at its emergency's log. With many of them it is
+// less often, so that together they ask no more than two hundred times a second.
+const lookEvery = 500 * time.Millisecond
 
-// guard watches the nodes from the moment when a login returns until the
-// emergency is released: who comes in with what the login had before is ended.
-// There is one for each emergency, however often it is asked for.
+// guard watches the servers from the moment when a login returns until the emergency
+// is released: who comes in with what the login had before is ended. There is one for
+// each emergency, however often it is asked for.
 func (o *Rotator) guard(c *inventory.Credential, rotation string) {
 	if o.newest == nil {
 		return
 	}
 	o.background("guard "+c.Name+"/"+rotation, func(ctx context.Context) {
-		o.sweep(effect.With(ctx, &effect.Recorder{Credential: c.Name, Step: "guard"}), c, rotation)
+		g := &watch{o: o, c: c, rotation: rotation, seen: newWitness(o.keeper, c.Name, rotation), altered: make(chan inventory.Node, 1)}
+		g.follow(effect.With(ctx, &effect.Recorder{Credential: c.Name, Step: "guard"}))
 	})
 }
 
-func (o *Rotator) sweep(ctx context.Context, c *inventory.Credential, rotation string) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	g := &watch{o: o, c: c, rotation: rotation, seen: newWitness(o.keeper, c.Name, rotation)}
-	var looked time.Time
-	for ctx.Err() == nil {
-		if g.staged == nil || time.Since(looked) > 20*sweepEvery {
-			log, err := o.newest(ctx, c.Name)
-			if err == nil {
-				looked = time.Now()
-				if g.over(log) {
-					return
-				}
-				g.read(log)
-			}
-			if g.envelope == nil {
-				g.envelope, _ = o.envelopes.Open(ctx, c.Name, rotation) // at the next look, where it cannot be
-			}
-		}
-		if g.contained != nil { // until then it is not known who returns
-			if altered := g.pass(ctx); len(altered) > 0 {
-				g.putRight(ctx, altered)
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-	}
+// watch is a guarded emergency.
+type watch struct {
+	o        *Rotator
+	c        *inventory.Credential
+	rotation string
+	seen     *witness
+	altered  chan inventory.Node // on which the login that returns was given another password
+
+	mu sync.Mutex
+	known
 }
 
-// watch is what a guard knows of its emergency.
-type watch struct {
-	o         *Rotator
-	c         *inventory.Credential
-	rotation  string
-	seen      *witness
+// known is what a guard knows of its emergency; what it points to is not changed.
+type known struct {
+	r         *service.Rotation // nil: not read yet
 	begin     *pawlv1.Requested
-	contained *pawlv1.Contained
+	contained *pawlv1.Contained // nil: it is not known who returns
 	staged    *pawlv1.Staged
 	issued    time.Time          // when that was stored
 	envelope  *sealed.Credential // nil: not made yet
 	refused   bool               // a login that was altered
+}
+
+func (g *watch) now() known {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.known
+}
+
+// follow follows the log until the emergency is over, and puts right what sentries find.
+func (g *watch) follow(ctx context.Context) {
+	var posted bool
+	defer func() {
+		if posted {
+			g.o.sentries.leave(g)
+		}
+	}()
+	for ctx.Err() == nil {
+		log, err := g.o.newest(ctx, g.c.Name)
+		if err == nil && g.over(log) {
+			return
+		}
+		if err == nil {
+			g.read(log)
+		}
+		k := g.now()
+		if k.envelope == nil {
+			k.envelope, _ = g.o.envelopes.Open(ctx, g.c.Name, g.rotation) // at the next look, where it cannot be
+			g.mu.Lock()
+			g.envelope = k.envelope
+			g.mu.Unlock()
+		}
+		if k.contained != nil && !posted {
+			posted = true
+			g.o.sentries.join(g)
+		}
+		g.reachLate(k)
+		every := lookEvery
+		if k.staged == nil { // soon
+			every = sweepEvery
+		}
+		g.rest(ctx, max(every, time.Duration(g.o.sentries.many())*lookEvery/100))
+	}
+}
+
+// rest waits until the next look, and puts right meanwhile what is found to be altered.
+func (g *watch) rest(ctx context.Context, until time.Duration) {
+	over := time.NewTimer(until)
+	defer over.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over.C:
+			return
+		case node := <-g.altered:
+			g.putRight(ctx, node)
+		}
+	}
 }
 
 func (g *watch) over(log bus.Log) bool {
@@ -84,7 +121,13 @@ func (g *watch) over(log bus.Log) bool {
 }
 
 func (g *watch) read(log bus.Log) {
-	g.begin = log.Records[0].Body.GetRequested()
+	r := &service.Rotation{ID: g.rotation, Credential: g.c, Clock: g.o.clock, StillDue: g.stillDue, Events: map[saga.Event]*pawlv1.Event{}}
+	for _, record := range log.Records {
+		r.Events[record.Event] = record.Body
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.r, g.begin = r, r.Requested()
 	if e := log.Find(saga.Contained); e != nil {
 		g.contained = e.Body.GetContained()
 	}
@@ -93,73 +136,38 @@ func (g *watch) read(log bus.Log) {
 	}
 }
 
-// pass looks once at every server that can be reached, and names the nodes on
-// which the login that returns was given another password.
-func (g *watch) pass(ctx context.Context) (altered []inventory.Node) {
-	var mu sync.Mutex
-	var all sync.WaitGroup
-	for _, node := range g.c.Nodes {
-		for _, member := range append([]inventory.Node{node}, g.c.Cluster.Replicas(node)...) {
-			admin, err := g.o.admin(g.c, member)
-			if err != nil {
-				continue
+// reachLate gives the primaries that could not be contained in time what the others
+// have, as soon as they can be. The release does so, too: but it comes after the restart
+// of the application, which may log in to just that node, and then would never succeed.
+func (g *watch) reachLate(k known) {
+	if k.staged == nil || k.envelope == nil {
+		return
+	}
+	for _, node := range k.r.Late(g.c.Nodes) {
+		g.o.background("reach "+node.Name+" for "+g.c.Name+"/"+g.rotation, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(effect.With(ctx, &effect.Recorder{Credential: g.c.Name, Step: "guard"}), nodeTimeout)
+			defer cancel()
+			// What is not reached is tried again at the next look; the release names it.
+			if s, err := g.o.lead(ctx, g.c, node); err == nil {
+				_ = g.o.reach(ctx, k.r, s, node, k.envelope)
 			}
-			all.Go(func() {
-				ctx, cancel := context.WithTimeout(ctx, time.Second)
-				defer cancel()
-				if g.passOne(ctx, admin) {
-					mu.Lock()
-					defer mu.Unlock()
-					altered = append(altered, node)
-				}
-			})
-		}
+		})
 	}
-	all.Wait()
-	slices.SortFunc(altered, func(a, b inventory.Node) int { return strings.Compare(a.Name, b.Name) })
-	return slices.CompactFunc(altered, func(a, b inventory.Node) bool { return a.Name == b.Name })
-}
-
-// passOne leaves a server alone that a later rotation has reached: by the log the guard
-// may know of that only half a second later, and what it calls stolen is the login to
-// which the application has turned by then.
-func (g *watch) passOne(ctx context.Context, admin *postgres.Admin) (altered bool) {
-	if stored, err := admin.Stored(ctx, g.c.Role); err == nil && stored.Generation > max(g.begin.GetGeneration(), g.staged.GetFence()) {
-		return false
-	}
-	e := postgres.Eviction{Logins: stolen(g.contained)}
-	if _, pending := g.contained.GetPending()[admin.Node]; pending && g.o.stillOld(ctx, admin, g.contained) {
-		e.Logins = append(e.Logins, g.contained.GetReturns())
-	} else if !g.contained.GetClean() {
-		e.Returning, e.Since = g.contained.GetReturns(), returned(ctx, admin, g.c, g.rotation, g.staged.GetCommittedAt()[admin.Node])
-	}
-	ended, _ := admin.Evict(ctx, e) // a node that is away is the step's affair
-	g.seen.ended(ctx, admin.Node, ended)
-	return !e.Since.IsZero() && g.isAltered(ctx, admin)
-}
-
-// isAltered reports whether the login carries another password here than this
-// emergency has given it: who slips in may change it before he is ended. None
-// counts where this guard has taken it away; else somebody broke the glass, which
-// another emergency follows.
-func (g *watch) isAltered(ctx context.Context, admin *postgres.Admin) bool {
-	if g.envelope == nil {
-		return false
-	}
-	role, err := admin.RoleState(ctx, g.envelope.User)
-	return err == nil && !role.Verifier.Equal(g.envelope.Verifier) && (g.refused || !role.Verifier.IsZero())
 }
 
 // putRight takes the password away with which somebody would go on coming in,
 // and the application would not. The step that ends the emergency would be too
 // late: before it the application has to be seen.
-func (g *watch) putRight(ctx context.Context, nodes []inventory.Node) {
+func (g *watch) putRight(ctx context.Context, node inventory.Node) {
+	k := g.now()
+	g.mu.Lock()
 	g.refused = true
+	g.mu.Unlock()
 	c := *g.c
-	c.Nodes = nodes
-	f := postgres.Fence{Role: c.Role, Generation: g.begin.GetGeneration(), Phase: phaseRetire, Rotation: g.rotation}
+	c.Nodes = []inventory.Node{node}
+	f := postgres.Fence{Role: c.Role, Generation: k.begin.GetGeneration(), Phase: phaseRetire, Rotation: g.rotation}
 	err := g.o.onEach(ctx, &c, "put right", func(ctx context.Context, s *primary) error {
-		return g.o.inOrder(ctx, g.o.newContainment(g.c, f, g.stillDue), g.contained, g.issued, s, g.envelope)
+		return g.o.inOrder(ctx, g.o.newContainment(g.c, f, g.stillDue), k.contained, k.issued, s, k.envelope)
 	})
 	if err != nil && !errors.As(err, new(*saga.NotYet)) {
 		effect.Warn(ctx, "not put right, tried again: %v", err)
@@ -177,20 +185,12 @@ func (g *watch) stillDue(ctx context.Context) error {
 // returned is when the login came back on this server; the zero time where it
 // has not. A replica's own clock is in the log. A primary knows it before the
 // log does: it passed the fence then.
-func returned(ctx context.Context, admin *postgres.Admin, c *inventory.Credential, rotation string, replayed *timestamppb.Timestamp) time.Time {
-	if member := c.Cluster.Nodes[admin.Node]; member.ReplicaOf != "" && replayed != nil {
+func returned(stored postgres.Fence, c *inventory.Credential, node, rotation string, replayed *timestamppb.Timestamp) time.Time {
+	if member := c.Cluster.Nodes[node]; member.ReplicaOf != "" && replayed != nil {
 		return replayed.AsTime()
 	}
-	stored, err := admin.Stored(ctx, c.Role)
-	if err != nil || stored.Rotation != rotation || stored.Phase < phaseRetire {
+	if stored.Rotation != rotation || stored.Phase < phaseRetire {
 		return time.Time{}
 	}
 	return stored.Passed
-}
-
-// stillOld reports whether the login that returns still carries on this server
-// what it had before: a replica may have yet to replay.
-func (o *Rotator) stillOld(ctx context.Context, admin *postgres.Admin, contained *pawlv1.Contained) bool {
-	role, err := admin.RoleState(ctx, contained.GetReturns())
-	return err == nil && !role.Verifier.IsZero() && slices.Contains(contained.GetCarried(), o.envelopes.Fingerprint(role.Name, role.Verifier))
 }

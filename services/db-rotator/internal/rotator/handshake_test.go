@@ -235,19 +235,25 @@ func TestHandshakeWithALoginThatDoesNotReturnIsRefused(t *testing.T) {
 
 // TestLeastPrivilegedAdminContains without an observer, and never enters the
 // application's database: what is not seen there is told, and holds nothing up.
-func TestLeastPrivilegedAdminContains(t *testing.T) {
-	w := leastWorld(t, "least_stolen", inventory.InPlace)
+func TestLeastPrivilegedAdminContains(t *testing.T) { inBothWays(t, contains) }
+
+func contains(t *testing.T, earlier bool) {
+	role := "least_stolen"
+	if earlier {
+		role = "earlier_stolen"
+	}
+	w := leastWorld(t, role, inventory.InPlace, earlier)
 	d := w.watched()
-	w.sql("CREATE TABLE least_stolen_table (); GRANT ALL ON least_stolen_table TO least_stolen", "CREATE ROLE friend_of_least LOGIN IN ROLE least_stolen")
+	w.sql("CREATE TABLE "+role+"_table (); GRANT ALL ON "+role+"_table TO "+role, "CREATE ROLE friend_of_"+role+" LOGIN IN ROLE "+role)
 	stolen := w.envelope(w.basis)
 	password, verifier := newPassword(t)
-	w.sql("ALTER ROLE friend_of_least PASSWORD '" + verifier.Reveal() + "'")
-	friend := w.connect("friend_of_least", password)
-	if _, err := friend.Exec(t.Context(), "SET ROLE least_stolen"); err != nil {
+	w.sql("ALTER ROLE friend_of_" + role + " PASSWORD '" + verifier.Reveal() + "'")
+	friend := w.connect("friend_of_"+role, password)
+	if _, err := friend.Exec(t.Context(), "SET ROLE "+role); err != nil {
 		t.Fatal(err)
 	}
 	thief := w.connect(stolen.User, stolen.Password)
-	if _, err := thief.Exec(t.Context(), "BEGIN; LOCK TABLE least_stolen_table; PREPARE TRANSACTION 'theirs'", pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := thief.Exec(t.Context(), "BEGIN; LOCK TABLE "+role+"_table; PREPARE TRANSACTION 'theirs'", pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	r := w.emergency(nil)
@@ -259,7 +265,7 @@ func TestLeastPrivilegedAdminContains(t *testing.T) {
 		t.Error("a session that acted as the stolen role lives")
 	}
 	var left int
-	if err := super.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_prepared_xacts) + (SELECT count(*) FROM pg_auth_members WHERE roleid = 'least_stolen'::regrole AND member = 'admin_of_least_stolen'::regrole AND NOT admin_option)"+
+	if err := super.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_prepared_xacts) + (SELECT count(*) FROM pg_auth_members WHERE roleid = '"+role+"'::regrole AND member = 'admin_of_"+role+"'::regrole AND NOT admin_option)"+
 		" + (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'pawl\\_prepared\\_%')").Scan(&left); err != nil || left > 0 {
 		t.Errorf("%d prepared transactions, or memberships or logins of Pawl's own are left, %v", left, err)
 	}
@@ -267,7 +273,7 @@ func TestLeastPrivilegedAdminContains(t *testing.T) {
 	if kept := fmt.Sprint(d.of(evidence.Catalogue)); !strings.Contains(kept, "add clusters.ruvector.observer") {
 		t.Errorf("evidence does not say what was not seen: %s", kept)
 	}
-	if users, err := server.Entered(w.credential.Database); err != nil || slices.Contains(users, w.credential.Cluster.Admin.User) || !slices.Contains(users, "least_stolen") {
+	if users, err := server.Entered(w.credential.Database); err != nil || slices.Contains(users, w.credential.Cluster.Admin.User) || !slices.Contains(users, role) {
 		t.Errorf("%q logged in to the application's database (%v)", users, err)
 	}
 	w.do(w.Issue, r, saga.Staged)
@@ -317,7 +323,9 @@ func TestStolenPasswordThatComesBackIsRefusedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = behindFence(t.Context(), p, expected.fence, r.StillDue, func(ctx context.Context, tx *postgres.Tx) error { return expected.restore(ctx, w.Rotator, tx) })
+	err = behindFence(t.Context(), p, expected.fence, r.StillDue, func(ctx context.Context, tx *postgres.Tx) error {
+		return expected.restore(ctx, w.Rotator, tx, "coordinator")
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -84,6 +84,7 @@ func (o *Rotator) makeAnew(ctx context.Context, r *service.Rotation) (*sealed.Cr
 		return nil, err
 	}
 	made.Earlier, made.Compromised = o.compromised(known, contained.GetCarried())
+	made.Settings = lastRecorded(known, r.Credential)
 	return made, nil
 }
 
@@ -151,9 +152,12 @@ func (o *Rotator) setAnew(ctx context.Context, r *service.Rotation, s *primary, 
 		case role.Exists && role.Verifier.Equal(envelope.Verifier):
 			return nil // by an earlier attempt; it may log in already
 		case clean:
-			err = prepareIdle(ctx, s.Name, tx, r.Credential, role)
+			err = prepareIdle(ctx, s.Name, tx, r.Credential, role, nil) // restoreSettings gives it those that it can
 		default:
 			err = unfit(role)
+		}
+		if err == nil {
+			err = restoreSettings(ctx, tx, s.Name, r, envelope)
 		}
 		if err != nil {
 			return err

@@ -5,23 +5,33 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
+// inBothWays runs a test with an admin as `pawl init --admin-sql` sets it up, and as
+// earlier versions of Pawl did.
+func inBothWays(t *testing.T, test func(t *testing.T, earlier bool)) {
+	t.Run("by procedures", func(t *testing.T) { test(t, false) })
+	t.Run("by CREATEROLE", func(t *testing.T) { test(t, true) })
+}
+
 // leastWorld is a world whose admin has what `pawl init --admin-sql` gives, in
-// a database of its own, and nothing else.
-func leastWorld(t *testing.T, role, strategy string) *world {
+// a database of its own, and nothing else; or what earlier versions gave.
+func leastWorld(t *testing.T, role, strategy string, earlier bool) *world {
 	t.Helper()
 	w := bareWorld(t, role, strategy)
+	w.earlier = earlier
 	password, verifier := newPassword(t)
 	w.sql("CREATE ROLE " + pgx.Identifier{role}.Sanitize() + " LOGIN PASSWORD '" + verifier.Reveal() + "'")
 	w.publish(role, password)
@@ -50,7 +60,10 @@ func (w *world) setUp() {
 	}
 	defer conn.Close(context.Background())
 	sql := postgres.AdminSQL(admin, inventory.Account{}, w.credential.Logins())
-	if _, err := conn.Exec(w.t.Context(), sql+sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+	if sql += sql; w.earlier {
+		sql += pgserver.Earlier(admin.User, w.credential.Logins())
+	}
+	if _, err := conn.Exec(w.t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -62,14 +75,21 @@ func (w *world) erase(flow string) {
 	w.do(w.Erase, r, saga.Erased)
 }
 
-func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
-	w := leastWorld(t, "least", inventory.Alternating)
-	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, `"least_b" will be created`) || !finding(checks, false, "warning: clusters.ruvector.observer: is missing, and the admin never logs in to database \"postgres\"") {
+func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) { inBothWays(t, needsNoSuperuser) }
+
+func needsNoSuperuser(t *testing.T, earlier bool) {
+	role := "least"
+	if earlier {
+		role = "least_earlier"
+	}
+	sibling := role + "_b"
+	w := leastWorld(t, role, inventory.Alternating, earlier)
+	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") || !finding(checks, false, `"`+sibling+`" will be created`) || finding(checks, false, "can create roles, which Pawl needs no more") != earlier || !finding(checks, false, "warning: clusters.ruvector.observer: is missing, and the admin never logs in to database \"postgres\"") {
 		t.Errorf("checks %v; want none refused, and the missing observer named", checks)
 	}
 	w.erase(saga.Alternating) // makes the sibling
 	w.erase(saga.Alternating)
-	if got := w.role("least_b"); w.user != "least" || got.CanLogin || !got.Verifier.IsZero() {
+	if got := w.role(sibling); w.user != role || got.CanLogin || !got.Verifier.IsZero() {
 		t.Errorf("after two turns: current %q, idle may log in %v", w.user, got.CanLogin)
 	}
 	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") {
@@ -78,7 +98,7 @@ func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
 	back := w.next(saga.Alternating)
 	w.do(w.Stage, back, saga.Staged)
 	w.do(w.Unstage, back, saga.Unstaged)
-	if got := w.role("least_b"); got.CanLogin || !got.Verifier.IsZero() {
+	if got := w.role(sibling); got.CanLogin || !got.Verifier.IsZero() {
 		t.Error("the idle login was not put back")
 	}
 	w.credential.Strategy = inventory.InPlace
@@ -94,16 +114,16 @@ func TestLeastPrivilegedAdminNeedsNoSuperuser(t *testing.T) {
 	if _, err := reconciled.History(t.Context()); err != nil {
 		t.Errorf("the history of the node: %v", err)
 	}
-	if held, err := reconciled.Holdings(t.Context(), w.credential.Logins(), []string{"least"}); err != nil || held.Fences["least"].Generation == 0 {
+	if held, err := reconciled.Holdings(t.Context(), w.credential.Logins(), []string{role}); err != nil || held.Fences[role].Generation == 0 {
 		t.Errorf("what the node holds: %v, %v", held.Fences, err)
 	}
-	if users, err := server.Entered(w.credential.Database); err != nil || slices.Contains(users, w.credential.Cluster.Admin.User) || !slices.Contains(users, "least") {
+	if users, err := server.Entered(w.credential.Database); err != nil || slices.Contains(users, w.credential.Cluster.Admin.User) || !slices.Contains(users, role) {
 		t.Errorf("%q logged in to the application's database (%v)", users, err)
 	}
 }
 
 func TestAnAdminInTheApplicationsOwnDatabaseIsWarnedOf(t *testing.T) {
-	w := leastWorld(t, "landlord", inventory.InPlace)
+	w := leastWorld(t, "landlord", inventory.InPlace, false)
 	warned := func(checks []*pawlv1.Check) bool {
 		return finding(checks, false, `warning: "landlord" owns database "of_landlord", to which Pawl's admin logs in. Fix: name another one in clusters.ruvector.admin.database`)
 	}
@@ -120,9 +140,10 @@ func TestAnAdminInTheApplicationsOwnDatabaseIsWarnedOf(t *testing.T) {
 }
 
 // ownWorld is one whose credential is the admin's own, not adopted yet.
-func ownWorld(t *testing.T, role string) *world {
+func ownWorld(t *testing.T, role string, earlier bool) *world {
 	t.Helper()
 	w := bareWorld(t, role, inventory.Alternating)
+	w.earlier = earlier
 	w.credential.Cluster.Admin = inventory.Account{User: role, PasswordFile: w.file, Database: "of_" + role, SSLMode: "disable", Credential: w.credential.Name}
 	w.credential.Cluster.Observer = w.credential.Cluster.Admin
 	w.setUp()
@@ -152,8 +173,15 @@ func (w *world) untilDone(step service.Handler, r *service.Rotation, emits saga.
 	}
 }
 
-func TestTheAdminTurnsItself(t *testing.T) {
-	w := ownWorld(t, "itself")
+// It is one of those that are run on every version of PostgreSQL, by its name.
+func TestTheLeastPrivilegedAdminTurnsItself(t *testing.T) { inBothWays(t, turnsItself) }
+
+func turnsItself(t *testing.T, earlier bool) {
+	role := "itself"
+	if earlier {
+		role = "itself_earlier"
+	}
+	w := ownWorld(t, role, earlier)
 	w.adopt()
 	if checks := w.Check(t.Context(), w.credential); finding(checks, true, "") {
 		t.Errorf("checks %v; want none refused", checks)
@@ -169,7 +197,7 @@ func TestTheAdminTurnsItself(t *testing.T) {
 		w.basis, w.user = r.ID, envelope.User
 		w.do(w.Erase, w.completed(r), saga.Erased)
 	}
-	for _, want := range []string{"itself_b", "itself", "itself_b"} {
+	for _, want := range []string{role + "_b", role, role + "_b"} {
 		if turn(); w.user != want {
 			t.Fatalf("current is %q, want %q", w.user, want)
 		}
@@ -180,7 +208,7 @@ func TestTheAdminTurnsItself(t *testing.T) {
 	back := w.next(saga.Alternating)
 	w.do(w.Stage, back, saga.Staged)
 	w.do(w.Unstage, back, saga.Unstaged)
-	if got := w.role("itself"); got.CanLogin || !got.Verifier.IsZero() {
+	if got := w.role(role); got.CanLogin || !got.Verifier.IsZero() {
 		t.Error("the idle login was not put back")
 	}
 	if checks := w.Examine(t.Context(), w.credential); finding(checks, true, "") {
@@ -189,7 +217,7 @@ func TestTheAdminTurnsItself(t *testing.T) {
 }
 
 func TestAPairThatIsNotSetUpIsRefusedBeforeAnythingIsTouched(t *testing.T) {
-	w := ownWorld(t, "halfway")
+	w := ownWorld(t, "halfway", true)
 	w.sql("ALTER ROLE halfway NOCREATEROLE")
 	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, "may not alter roles: run what `pawl init --admin-sql` prints") {
 		t.Errorf("checks %v; want the missing right refused, and the fix", checks)
@@ -201,15 +229,39 @@ func TestAPairThatIsNotSetUpIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 }
 
 func TestARoleThatTheAdminWasNotGivenIsRefused(t *testing.T) {
-	w := leastWorld(t, "given", inventory.InPlace)
+	w := leastWorld(t, "given", inventory.InPlace, true)
 	w.sql("DO $$ BEGIN IF current_setting('server_version_num')::int >= 160000 THEN REVOKE given FROM admin_of_given; ELSE ALTER ROLE admin_of_given NOCREATEROLE; END IF; END $$")
-	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, `"admin_of_given" may not alter role "given": run what `) {
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, `"admin_of_given" may not alter role "given", which is not one that Pawl was given: run what `) {
 		t.Errorf("checks %v; want the missing right refused, and the fix", checks)
 	}
 }
 
+// TestLeastPrivilegedAdminIsToldWhatItMayNot: of a login that was configured after
+// the superuser's script ran, and of a role that has become more than it was.
+func TestLeastPrivilegedAdminIsToldWhatItMayNot(t *testing.T) {
+	w := leastWorld(t, "grown", inventory.InPlace, false)
+	w.credential.Strategy = inventory.Alternating
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, `"admin_of_grown" may not alter role "grown_b", which is not one that Pawl was given: run what `+"`pawl init --admin-sql` prints") {
+		t.Errorf("checks %v; want the login that is to be created refused, and the fix", checks)
+	}
+	w.credential.Strategy = inventory.InPlace
+	w.sql("ALTER ROLE grown CREATEROLE")
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, `may not alter role "grown", which has CREATEROLE, and Pawl's admin gives no password to such a role. Fix: take that from it`) {
+		t.Errorf("checks %v; want the grown role refused, and the fix", checks)
+	}
+	if _, err := w.Stage(t.Context(), w.next(saga.InPlace)); !saga.IsPermanent(err) || !strings.Contains(err.Error(), "has CREATEROLE") {
+		t.Errorf("staged: %v; want it refused", err)
+	}
+	// An emergency refuses its logins all the same.
+	contained := w.do(w.Contain, w.emergency(nil), saga.Contained).GetContained()
+	if got := w.role("grown"); got.CanLogin || !got.Verifier.IsZero() {
+		t.Errorf("contained: %v, and it may log in: %v", contained, got.CanLogin)
+	}
+	w.sql("ALTER ROLE grown NOCREATEROLE")
+}
+
 func TestAnOlderFileOfTheAdminIsNoLockOut(t *testing.T) {
-	w := ownWorld(t, "older")
+	w := ownWorld(t, "older", false)
 	w.adopt()
 	first := w.envelope(w.basis)
 	r := w.next(saga.Alternating)

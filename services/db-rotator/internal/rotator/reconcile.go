@@ -249,7 +249,7 @@ func (r *Reconciler) repair(ctx context.Context, p *primary, e *expectation, v v
 			if log.LastSeq() != e.seq {
 				return errMovedOn
 			}
-			return e.restore(ctx, r.rotator, tx)
+			return e.restore(ctx, r.rotator, tx, p.Name)
 		})
 	})
 	if err != nil || len(e.refused) == 0 {
@@ -264,7 +264,7 @@ func (r *Reconciler) repair(ctx context.Context, p *primary, e *expectation, v v
 }
 
 // restore makes the logins what they should be, if what they are was Pawl's.
-func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx) error {
+func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx, node string) error {
 	for _, login := range e.refused {
 		role, err := tx.RoleState(ctx, login)
 		if err == nil && role.Exists && (role.CanLogin || !role.Verifier.IsZero()) {
@@ -277,7 +277,7 @@ func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx) 
 	if e.current == nil {
 		return nil
 	}
-	err := e.restoreLogin(ctx, o, tx, e.current.User, func(now postgres.Role) error {
+	err := e.restoreLogin(ctx, o, tx, node, e.current.User, func(now postgres.Role) error {
 		if carries(now, e.current) && now.CanLogin {
 			return nil
 		}
@@ -286,7 +286,7 @@ func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx) 
 	if err != nil || e.idle == "" {
 		return err
 	}
-	return e.restoreLogin(ctx, o, tx, e.idle, func(idle postgres.Role) error {
+	return e.restoreLogin(ctx, o, tx, node, e.idle, func(idle postgres.Role) error {
 		switch {
 		case e.kept == nil && idle.CanLogin:
 			return tx.SetVerifier(ctx, idle.Name, false, secret.String{})
@@ -301,7 +301,7 @@ func (e *expectation) restore(ctx context.Context, o *Rotator, tx *postgres.Tx) 
 
 // restoreLogin looks at one of the two, makes the second one where it is
 // missing, and has it set.
-func (e *expectation) restoreLogin(ctx context.Context, o *Rotator, tx *postgres.Tx, login string, set func(postgres.Role) error) error {
+func (e *expectation) restoreLogin(ctx context.Context, o *Rotator, tx *postgres.Tx, node, login string, set func(postgres.Role) error) error {
 	now, err := tx.RoleState(ctx, login)
 	if err != nil {
 		return err
@@ -314,8 +314,12 @@ func (e *expectation) restoreLogin(ctx context.Context, o *Rotator, tx *postgres
 		if err == nil {
 			err = unfit(owner)
 		}
+		var settings []postgres.Setting
 		if err == nil {
-			err = tx.CreateSibling(ctx, owner, login)
+			settings, err = e.settings(ctx, tx, node)
+		}
+		if err == nil {
+			err = tx.CreateSibling(ctx, owner, login, settings)
 		}
 		if err != nil {
 			return err

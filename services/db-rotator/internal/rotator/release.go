@@ -42,7 +42,9 @@ func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 		}
 		k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
 		err = o.inOrder(ctx, k, r.Events[saga.Contained].GetContained(), issued.At, s, envelope)
-		if err == nil && left > 0 {
+		if err == nil && left == 0 {
+			err = o.lastLook(ctx, r, s)
+		} else if err == nil {
 			err = &saga.NotYet{Again: min(left+10*time.Millisecond, 10*time.Second), Why: "a handshake from before may last as long as authentication_timeout: whoever comes in by one is ended"}
 		}
 		if wait := new(saga.NotYet); errors.As(err, &wait) {
@@ -54,7 +56,7 @@ func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 		if err != nil {
 			return err
 		}
-		return o.lastLook(ctx, r, s)
+		return settingsAgain(ctx, s, r, envelope)
 	})
 	if err == nil {
 		err = saga.Join(waits)
@@ -81,20 +83,25 @@ func everywhereAt(r *service.Rotation) *pawlv1.Contained {
 const letIn = 500 * time.Millisecond
 
 // lastLook ends whoever came in by a handshake that was the last to succeed: the
-// guard, whose process may have died, is not relied on.
+// guard, whose process may have died, is not relied on. A session that does not end is
+// waited for.
 func (o *Rotator) lastLook(ctx context.Context, r *service.Rotation, s *primary) error {
 	contained, at := r.Events[saga.Contained].GetContained(), r.Staged().GetCommittedAt()
 	for _, server := range append([]*postgres.Admin{s.Admin}, s.replicas...) {
-		e := postgres.Eviction{Logins: stolen(contained)}
+		e := postgres.Eviction{Logins: stolen(contained), Sessions: unendingOn(contained, server.Node)}
 		if !contained.GetClean() {
-			e.Returning, e.Since = contained.GetReturns(), returned(ctx, server, r.Credential, r.ID, at[server.Node])
+			stored, err := server.Stored(ctx, r.Credential.Role)
+			if err != nil {
+				return err
+			}
+			e.Returned = map[string]time.Time{contained.GetReturns(): returned(stored, r.Credential, server.Node, r.ID, at[server.Node])}
 		}
-		err := untilNone(ctx, func(ctx context.Context) (bool, error) {
-			ended, err := server.Evict(ctx, e)
-			return len(ended) > 0, err
-		})
-		if err != nil {
+		var t endings
+		if err := t.untilNone(ctx, func(ctx context.Context) ([]postgres.Ended, error) { return server.Evict(ctx, e) }); err != nil {
 			return err
+		}
+		if still := t.named(server.Node); len(still) > 0 {
+			return &saga.NotYet{Again: time.Second, Why: unending(still), Laggards: []string{server.Node}}
 		}
 	}
 	return nil
@@ -235,13 +242,18 @@ func (o *Rotator) reachPending(ctx context.Context, r *service.Rotation, envelop
 		return nil
 	}
 	var mu sync.Mutex
-	left := map[string]string{}
+	left, again := map[string]string{}, time.Second
 	var all sync.WaitGroup
 	for _, node := range r.Credential.Nodes {
 		all.Go(func() {
-			for name, why := range o.reachSet(ctx, r, node, envelope, pending) {
+			for name, err := range o.reachSet(ctx, r, node, envelope, pending) {
 				mu.Lock()
-				left[name] = why
+				left[name] = err.Error()
+				if crowded := new(saga.NotYet); errors.As(err, &crowded) {
+					left[name], again = crowded.Why, crowded.Again
+				} else if postgres.IsCrowded(err) {
+					again = crowdedAgain
+				}
 				mu.Unlock()
 			}
 		})
@@ -250,7 +262,7 @@ func (o *Rotator) reachPending(ctx context.Context, r *service.Rotation, envelop
 	if len(left) == 0 {
 		return nil
 	}
-	wait := &saga.NotYet{Again: time.Second, Why: "not contained yet: " + describe(left)}
+	wait := &saga.NotYet{Again: again, Why: "not contained yet: " + describe(left)}
 	for name := range left {
 		wait.Laggards = append(wait.Laggards, name)
 	}
@@ -259,18 +271,18 @@ func (o *Rotator) reachPending(ctx context.Context, r *service.Rotation, envelop
 }
 
 // reachSet does so for a node and its replicas, and says what is left of them.
-func (o *Rotator) reachSet(ctx context.Context, r *service.Rotation, node inventory.Node, envelope *sealed.Credential, pending map[string]string) (left map[string]string) {
-	left = map[string]string{}
+func (o *Rotator) reachSet(ctx context.Context, r *service.Rotation, node inventory.Node, envelope *sealed.Credential, pending map[string]string) (left map[string]error) {
+	left = map[string]error{}
 	s, err := o.lead(ctx, r.Credential, node)
 	if err != nil {
 		if _, itself := pending[node.Name]; itself {
-			left[node.Name] = err.Error()
+			left[node.Name] = err
 		}
 		return left
 	}
 	if _, itself := pending[node.Name]; itself {
 		if err := o.reach(ctx, r, s, node, envelope); err != nil {
-			left[node.Name] = err.Error()
+			left[node.Name] = err
 			return left
 		}
 	}
@@ -279,9 +291,9 @@ func (o *Rotator) reachSet(ctx context.Context, r *service.Rotation, node invent
 			continue
 		}
 		if ours, err := holds(ctx, replica, envelope); err != nil {
-			left[replica.Node] = err.Error()
+			left[replica.Node] = err
 		} else if !ours {
-			left[replica.Node] = "has yet to replay"
+			left[replica.Node] = errors.New("has yet to replay")
 		}
 	}
 	return left
@@ -296,7 +308,13 @@ func (o *Rotator) reach(ctx context.Context, r *service.Rotation, s *primary, no
 	k.on(ctx, []inventory.Node{node})
 	k.seen.settle(ctx)
 	if why := k.found.Pending[node.Name]; why != "" {
+		if k.crowded[node.Name] {
+			return &saga.NotYet{Again: crowdedAgain, Why: why}
+		}
 		return fmt.Errorf("%s", why)
+	}
+	if len(k.found.Unending) > 0 { // the log, by which they are told again, does not name them
+		return fmt.Errorf("%s", unending(k.found.Unending))
 	}
 	return o.issueOn(ctx, r, []inventory.Node{node}, envelope, map[string]*timestamppb.Timestamp{})
 }

@@ -197,7 +197,7 @@ func TestWhatWasSealedTooLateGoesWithTheNextErase(t *testing.T) {
 	if err := w.envelopes.Erase(t.Context(), "", first.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.envelopes.Seal(t.Context(), saga.SecretPublisher, late); err != nil {
+	if _, err := w.envelopes.Seal(t.Context(), saga.SecretPublisher, late); err != nil {
 		t.Fatal(err)
 	}
 	w.do(w.Erase, w.completed(second), saga.Erased)

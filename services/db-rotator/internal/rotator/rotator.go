@@ -27,7 +27,7 @@ import (
 // Envelopes is the sealed store, of which *sealed.Store is the real one.
 type Envelopes interface {
 	Open(ctx context.Context, credential, rotation string) (*sealed.Credential, error)
-	Seal(ctx context.Context, recipient string, c *sealed.Credential) error
+	Seal(ctx context.Context, recipient string, c *sealed.Credential) (stored bool, err error)
 	Rotations(ctx context.Context, credential string) ([]string, error)
 	Erase(ctx context.Context, credential, rotation string) error
 	Logins(ctx context.Context, credential string) ([]inventory.Login, error)
@@ -56,6 +56,7 @@ type Rotator struct {
 	behind map[string]func()          // what runs in the background, by what it is: ends it
 	// passages are the fences of emergencies that are not released yet, by node and role.
 	passages map[string]passage
+	sentries sentries
 	newest   func(ctx context.Context, credential string) (bus.Log, error)
 }
 
@@ -197,25 +198,29 @@ func (o *Rotator) sealFor(ctx context.Context, c *sealed.Credential) error {
 	for _, recipient := range sealed.Recipients {
 		if recipient != saga.DBRotator {
 			public := *c
-			public.Before, public.Compromised = nil, nil
+			public.Before, public.Compromised, public.Settings = nil, nil, nil
 			if recipient != saga.SecretPublisher {
 				public.Earlier = nil
 			}
-			all.Go(func() error { return o.seal(ctx, recipient, &public) })
+			all.Go(func() error { _, err := o.seal(ctx, recipient, &public); return err })
 		}
 	}
 	return all.Wait()
 }
 
-func (o *Rotator) seal(ctx context.Context, recipient string, c *sealed.Credential) error {
-	return effect.Do(ctx, "seal", recipient, func(ctx context.Context) error { return o.envelopes.Seal(ctx, recipient, c) })
+func (o *Rotator) seal(ctx context.Context, recipient string, c *sealed.Credential) (stored bool, err error) {
+	err = effect.Do(ctx, "seal", recipient, func(ctx context.Context) error {
+		stored, err = o.envelopes.Seal(ctx, recipient, c)
+		return err
+	})
+	return stored, err
 }
 
 // sealOnce seals c as ours and returns what is sealed: another replica's, where
 // that was first.
 func (o *Rotator) sealOnce(ctx context.Context, c *sealed.Credential) (*sealed.Credential, error) {
-	if err := o.seal(ctx, saga.DBRotator, c); err != nil {
-		return nil, err
+	if stored, err := o.seal(ctx, saga.DBRotator, c); err != nil || stored {
+		return c, err
 	}
 	return o.envelopes.Open(ctx, c.Credential, c.Rotation)
 }

@@ -89,13 +89,14 @@ func (m *memory) Open(_ context.Context, credential, rotation string) (*sealed.C
 	return &found, nil
 }
 
-func (m *memory) Seal(_ context.Context, recipient string, c *sealed.Credential) error {
+func (m *memory) Seal(_ context.Context, recipient string, c *sealed.Credential) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.envelopes[c.Rotation] == nil {
 		m.envelopes[c.Rotation] = map[string]*sealed.Credential{}
 	}
-	if m.envelopes[c.Rotation][recipient] == nil {
+	first := m.envelopes[c.Rotation][recipient] == nil
+	if first {
 		kept := *c
 		m.envelopes[c.Rotation][recipient] = &kept
 		m.secrets = append(m.secrets, c.Password, c.Verifier)
@@ -103,7 +104,7 @@ func (m *memory) Seal(_ context.Context, recipient string, c *sealed.Credential)
 			m.afterSeal()
 		}
 	}
-	return nil
+	return first, nil
 }
 
 func (m *memory) Rotations(context.Context, string) ([]string, error) {
@@ -134,6 +135,7 @@ type world struct {
 	file       string // the sink
 	generation uint64
 	others     []*pgserver.Server // that it is on, too
+	earlier    bool               // the admin has what earlier versions gave it
 	// what is current
 	basis, user string
 }

@@ -101,10 +101,15 @@ func (o *Rotator) make(ctx context.Context, r *service.Rotation, target string) 
 	if err != nil {
 		return nil, err
 	}
+	settings, err := o.recorded(ctx, r.Credential, basis)
+	if err != nil {
+		return nil, err
+	}
 	made, err := generate(r, target)
 	if err != nil {
 		return nil, err
 	}
+	made.Settings = settings
 	made.Before, made.Earlier, made.Compromised = before, o.earlier(basis, target, before), basis.Compromised
 	return made, nil
 }
@@ -202,13 +207,16 @@ func stage(ctx context.Context, node string, tx *postgres.Tx, c *inventory.Crede
 		return saga.Permanentf("somebody has just refused role %q its logins: find out who", role.Name)
 	case alternating && role.Verifier.IsZero() && !role.CanLogin:
 		// As it was, or stripped since by the erase of the rotation before.
-		err = prepareIdle(ctx, node, tx, c, role)
+		err = prepareIdle(ctx, node, tx, c, role, settingsAt(envelope, node))
 	case !role.Verifier.Equal(before.Verifier):
 		return saga.Permanent(drifted(role.Name, "find out who did, then rotate again"))
 	case alternating:
-		err = prepareIdle(ctx, node, tx, c, role)
+		err = prepareIdle(ctx, node, tx, c, role, settingsAt(envelope, node))
 	default:
 		err = unfit(role)
+	}
+	if err == nil {
+		err = unchangedSettings(ctx, tx, node, c, envelope)
 	}
 	if err != nil {
 		return err
@@ -217,8 +225,8 @@ func stage(ctx context.Context, node string, tx *postgres.Tx, c *inventory.Crede
 }
 
 // prepareIdle makes sure that the idle login is there, acts as the configured
-// role, and is idle.
-func prepareIdle(ctx context.Context, node string, tx *postgres.Tx, c *inventory.Credential, idle postgres.Role) error {
+// role, and is idle. If it is not there, it is created with those settings.
+func prepareIdle(ctx context.Context, node string, tx *postgres.Tx, c *inventory.Credential, idle postgres.Role, settings []postgres.Setting) error {
 	owner, err := tx.RoleState(ctx, c.Role)
 	if err != nil {
 		return err
@@ -227,7 +235,7 @@ func prepareIdle(ctx context.Context, node string, tx *postgres.Tx, c *inventory
 		return err
 	}
 	if !idle.Exists {
-		return tx.CreateSibling(ctx, owner, idle.Name)
+		return tx.CreateSibling(ctx, owner, idle.Name, settings)
 	}
 	if err := unfit(idle); err != nil {
 		return err

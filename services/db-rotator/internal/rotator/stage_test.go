@@ -140,6 +140,29 @@ func TestCrashAfterSealingReusesThePassword(t *testing.T) {
 	w.logsIn(sealed, "")
 }
 
+// What was just sealed is known without opening it; what lay there already is not.
+func TestStageOpensWhatAnotherReplicaSealed(t *testing.T) {
+	w := newWorld(t, "sealed_by_another", inventory.Alternating)
+	r := w.next(saga.Alternating)
+	theirs, err := generate(r, other(w.credential, w.user))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []bool{true, false} {
+		ours, err := generate(r, theirs.User)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want {
+			ours = theirs
+		}
+		got, err := w.sealOnce(t.Context(), ours)
+		if err != nil || !got.Password.Equal(theirs.Password) {
+			t.Errorf("not the password that lies there, %v", err)
+		}
+	}
+}
+
 func TestTwoReplicasStageOnePassword(t *testing.T) {
 	w := newWorld(t, "raced", inventory.Alternating)
 	r := w.next(saga.Alternating)

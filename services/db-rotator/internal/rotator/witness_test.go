@@ -195,7 +195,7 @@ func TestBrokenGlassLeavesEvidence(t *testing.T) {
 	d := &drawer{}
 	alone := New(nil, nil)
 	defer alone.Close()
-	contained, err := alone.BreakGlass(t.Context(), w.credential, d)
+	contained, err := alone.BreakGlass(t.Context(), w.credential, d, nil)
 	if err == nil {
 		err = alone.Gather(t.Context(), d, w.credential, contained)
 	}

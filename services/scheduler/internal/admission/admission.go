@@ -171,7 +171,10 @@ func (c *Clerk) decide(ctx context.Context, q *request) (*pawlv1.Answer, time.Du
 	if err := c.read(ctx, q); err != nil {
 		return rejected(err.Error()), 0, nil
 	}
-	if q.emergency {
+	switch {
+	case q.body.GetSelection() != nil:
+		return c.several(ctx, q)
+	case q.emergency:
 		return c.emergency(ctx, q)
 	}
 	if q.body.GetAction() == pawlv1.Action_ACTION_CANCEL {
@@ -207,7 +210,13 @@ func (c *Clerk) read(ctx context.Context, q *request) error {
 		err = errors.New("not a Request: it has protobuf fields that this version does not know")
 	case q.body.GetNotBefore() != nil && q.body.GetNotBefore().CheckValid() != nil:
 		err = errors.New("not a valid Request: not_before: must be a time from the year 1 to 9999")
-	case !bus.ValidToken(q.credential):
+	case q.emergency && q.credential == bus.Several && q.body.GetSelection() == nil:
+		err = errors.New("selection: an emergency of several must name credentials, clusters or environments, or all")
+	case q.body.GetSelection() != nil && (!q.emergency || q.credential != bus.Several):
+		err = fmt.Errorf("selection: publish an emergency of several on %s", bus.EmergencySubject(bus.Several))
+	case q.body.GetSelection() != nil && q.body.GetAction() != pawlv1.Action_ACTION_UNSPECIFIED && q.body.GetAction() != pawlv1.Action_ACTION_CONTAIN:
+		err = fmt.Errorf("%s is of one credential: leave out the selection, and publish it on %s", actionName(q.body.GetAction()), bus.EmergencySubject("CREDENTIAL"))
+	case q.credential != bus.Several && !bus.ValidToken(q.credential), q.credential == bus.Several && !q.emergency:
 		err = errors.New("the credential in the subject must match [a-z0-9-]{1,64}")
 	case q.emergency && q.body.GetAction() != pawlv1.Action_ACTION_UNSPECIFIED && !isEmergency[q.body.GetAction()]:
 		err = fmt.Errorf("%s is no emergency: publish it on %s", actionName(q.body.GetAction()), bus.RequestSubject(q.credential))
@@ -353,12 +362,8 @@ func prepare(q *request, known *inventory.Credential, log bus.Log, held bool, at
 	if adopting {
 		begin.Flow = saga.Newest(saga.Adopt)
 	}
-	notAdopted := rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password", known.Name, known.Name))
 	if len(log.Records) == 0 {
-		if adopting {
-			return begin, nil, nil
-		}
-		return nil, notAdopted, nil
+		return first(begin, known)
 	}
 	state, err := log.Fold()
 	if err != nil {
@@ -376,15 +381,31 @@ func prepare(q *request, known *inventory.Credential, log bus.Log, held bool, at
 	switch {
 	case state.Flow.Kind() == saga.Lock && !held:
 		return nil, rejected(locked(known.Name, log)), nil
+	case now.Rotation == "" && !(held && adopting):
+		return first(begin, known)
 	case adopting:
-	case now.Rotation == "":
-		return nil, notAdopted, nil
 	case q.body.GetAction() == pawlv1.Action_ACTION_ROLLBACK:
 		if refusal := rollbackOf(begin, log, state, at); refusal != "" {
 			return nil, rejected(refusal), nil
 		}
 	}
 	return begin, nil, nil
+}
+
+// first is prepare for a credential that Pawl has never had: nothing begins but its
+// adoption. Who looks inside its database must be named then: what was adopted before
+// goes on without.
+func first(begin *pawlv1.Requested, known *inventory.Credential) (*pawlv1.Requested, *pawlv1.Answer, error) {
+	unobserved := known.Unobserved()
+	switch adopting := begin.GetAction() == pawlv1.Action_ACTION_ADOPT; {
+	case adopting && unobserved == "":
+		return begin, nil, nil
+	case adopting:
+		return nil, rejected(unobserved), nil
+	case unobserved != "":
+		unobserved = "; before that, " + unobserved
+	}
+	return nil, rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password%s", known.Name, known.Name, unobserved)), nil
 }
 
 // newRequested begins with what the request and the configuration say.

@@ -19,19 +19,19 @@ import (
 // or not a sink can be written, and no wait for the rotation that is running:
 // its log ends where this one's begins.
 func (c *Clerk) emergency(ctx context.Context, q *request) (*pawlv1.Answer, time.Duration, error) {
+	mine, err := c.d.Bus.ReadRotation(ctx, q.credential, q.rotation)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(mine.Records) > 0 { // begun before, whatever pawl.yaml says now; only the acknowledgement was lost
+		return accepted(q.rotation), 0, nil
+	}
 	known, ok := c.d.Inventory.Credentials[q.credential]
 	if !ok {
 		return rejected(fmt.Sprintf("unknown credential %q: pawl.yaml, as read when the scheduler started, has %s", q.credential, c.knownNames())), 0, nil
 	}
 	if known.IsOwn() {
-		return rejected(fmt.Sprintf("Pawl itself logs in with %s, and would lock itself out: rotate it (pawl rotate %s), and have a superuser end the sessions of the old login", known.Name, known.Name)), 0, nil
-	}
-	mine, err := c.d.Bus.ReadRotation(ctx, q.credential, q.rotation)
-	if err != nil {
-		return nil, 0, err
-	}
-	if len(mine.Records) > 0 {
-		return accepted(q.rotation), 0, nil // begun before; only the acknowledgement was lost
+		return rejected(lockedOut(known.Name)), 0, nil
 	}
 	m := &member{Credential: known}
 	if m.log, err = c.d.Bus.ReadNewest(ctx, known.Name); err != nil {
@@ -56,6 +56,11 @@ func (c *Clerk) emergency(ctx context.Context, q *request) (*pawlv1.Answer, time
 		return nil, 0, err
 	}
 	return accepted(q.rotation), 0, nil
+}
+
+// lockedOut says why a credential with which Pawl itself logs in is not contained.
+func lockedOut(credential string) string {
+	return fmt.Sprintf("Pawl itself logs in with %s, and would lock itself out: rotate it (pawl rotate %[1]s), and have a superuser end the sessions of the old login", credential)
 }
 
 // Alarm is an emergency that was decided upon before, by an alert.
@@ -99,7 +104,7 @@ func (c *Clerk) Contain(ctx context.Context, a Alarm) (*pawlv1.Answer, error) {
 // no password for long.
 func supersede(q *request, known *inventory.Credential, log bus.Log, held bool) (begin *pawlv1.Requested, refusal string, err error) {
 	begin = newRequested(q, known)
-	begin.Flow, begin.BasisUser, begin.Group = saga.Newest(saga.Emergency), known.Role, nil
+	begin.Flow, begin.BasisUser = saga.Newest(saga.Emergency), known.Role
 	locks, unlocks := begin.Action == pawlv1.Action_ACTION_LOCK, begin.Action == pawlv1.Action_ACTION_UNLOCK
 	if locks {
 		begin.Flow = saga.Newest(saga.Lock)

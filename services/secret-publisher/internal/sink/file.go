@@ -1,7 +1,6 @@
 package sink
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -13,6 +12,7 @@ import (
 // is its format's business.
 type file struct {
 	kind, path   string
+	credential   string
 	lookup       bool
 	format       format
 	mode         uint32 // of a file that does not exist yet; 0: 0600
@@ -111,41 +111,5 @@ func (f *file) Check(ctx context.Context, want Content) (warnings []string, err 
 }
 
 func (f *file) Write(ctx context.Context, want Content, guard Guard) (changed bool, err error) {
-	t, err := openTarget(f.path)
-	if err != nil {
-		return false, err
-	}
-	defer t.close()
-	if err := t.lock(ctx); err != nil {
-		return false, err
-	}
-	if err := t.clean(); err != nil {
-		return false, err
-	}
-	old, err := t.read()
-	if err != nil {
-		return false, err
-	}
-	if logins, err := f.format.read(old); err == nil && want.in(logins) == nil {
-		// Maybe by a predecessor that died before this.
-		return false, t.dir.Sync()
-	}
-	next, err := f.render(old, want)
-	if err != nil {
-		return false, err
-	}
-	if err := t.refusal(len(next)); err != nil {
-		return false, err
-	}
-	held, err := f.held(old)
-	if err != nil {
-		return false, err
-	}
-	if err := guard.Admit(held); err != nil {
-		return false, err
-	}
-	if err := guard.Backup(ctx, old); err != nil {
-		return false, err
-	}
-	return true, t.replace(next, cmp.Or(f.mode, 0o600), func() error { return guard.StillDue(ctx) })
+	return writes.write(&part{ctx: ctx, file: f, want: want, guard: guard, done: make(chan struct{})})
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,6 +31,10 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println("locked", err)
 		select {}
+	case "together":
+		dieTogether(path)
+	case "half":
+		writeHalf(path)
 	case "writer":
 		s := kinds[0].at(path)
 		for i := 1; ; i++ {
@@ -297,22 +300,20 @@ func TestTrackedFileIsWarnedOf(t *testing.T) {
 	}
 }
 
-// unprivileged runs f as nobody, on a thread of its own that then dies.
+// unprivileged runs f as nobody. The whole process is, until f returns: a file is written
+// by another goroutine than the caller's.
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
-	done := make(chan unix.Errno)
-	go func() {
-		runtime.LockOSThread()
-		const keep, nobody = ^uintptr(0), 65534
-		_, _, failed := unix.RawSyscall(unix.SYS_SETRESUID, keep, nobody, keep)
-		if failed == 0 {
-			f()
-		}
-		done <- failed
-	}()
-	if failed := <-done; failed != 0 {
-		t.Fatal(failed)
+	const keep, root, nobody = -1, 0, 65534
+	if err := syscall.Setresuid(keep, nobody, keep); err != nil {
+		t.Fatal(err)
 	}
+	defer func() {
+		if err := syscall.Setresuid(keep, root, keep); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	f()
 }
 
 func TestFaultsOfTheFileAreRefusedBeforeAnythingIsTouched(t *testing.T) {

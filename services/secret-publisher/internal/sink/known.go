@@ -12,8 +12,12 @@ import (
 // replaced, because somebody else may have no other copy of any other login.
 type Known struct {
 	Credential *inventory.Credential
-	Logins     []Content // what is sealed
+	Logins     []Content // those that were opened so far
 	Earlier    []string  // fingerprints of the passwords and verifiers before those
+	// Others adds the other logins that are sealed. Opening costs time, and sinks mostly
+	// hold a login of which those at hand tell, so Admit asks once, and only if they do
+	// not. nil: there are no others.
+	Others func(context.Context, *Known) error
 	// InUse is the login by which a lookup sink is judged. PostgreSQL refuses the other
 	// one, so nobody can use that line.
 	InUse string
@@ -29,15 +33,20 @@ func Admit(ctx context.Context, s Sink, k *Known) error {
 	if err != nil {
 		return err
 	}
-	return k.Admit(s, held)
+	return k.Admit(ctx, s, held)
 }
 
-// Admit judges what was read of the sink.
-func (k *Known) Admit(s Sink, held []Content) error {
-	foreign := slices.ContainsFunc(held, func(h Content) bool {
-		return !(s.Lookup() && h.User != k.InUse) && !k.Has(h)
-	})
-	if !foreign || k.Unsure {
+// Admit judges what was read of the sink. An error that is no Refusal says that the
+// other logins could not be opened now.
+func (k *Known) Admit(ctx context.Context, s Sink, held []Content) error {
+	foreign := func(h Content) bool { return !(s.Lookup() && h.User != k.InUse) && !k.Has(h) }
+	if others := k.Others; others != nil && slices.ContainsFunc(held, foreign) {
+		if err := others(ctx, k); err != nil {
+			return err
+		}
+		k.Others = nil
+	}
+	if k.Unsure || !slices.ContainsFunc(held, foreign) {
 		return nil
 	}
 	fix := "delete that password there, and nothing else, and try again"

@@ -113,7 +113,8 @@ func (want Content) in(read []Content) error {
 	return absent
 }
 
-// Guard is called by Write while nobody else can write the sink.
+// Guard is called by Write while nobody else can write the sink, in another goroutine
+// maybe, and never after Write has returned.
 type Guard struct {
 	// Admit judges what the sink holds and Write is about to replace. Its error
 	// prevents the write.
@@ -145,14 +146,14 @@ func Of(c *inventory.Credential) []Sink {
 	for _, s := range c.Publish {
 		switch {
 		case s.Pgpass != nil:
-			sinks = append(sinks, &file{kind: "pgpass", lookup: true, path: s.Pgpass.Path, format: passwords{c, s.Pgpass.Hosts}})
+			sinks = append(sinks, &file{kind: "pgpass", credential: c.Name, lookup: true, path: s.Pgpass.Path, format: passwords{c, s.Pgpass.Hosts}})
 		case s.Pgbouncer != nil:
-			list := &file{kind: "pgbouncer", lookup: true, path: s.Pgbouncer.Path, format: userlist{c}}
+			list := &file{kind: "pgbouncer", credential: c.Name, lookup: true, path: s.Pgbouncer.Path, format: userlist{c}}
 			sinks = append(sinks, &pooler{file: list, sink: s.Pgbouncer, credential: c})
 		}
 	}
 	for _, entries := range published.Group(c.Publish) {
-		f := &file{kind: "file", path: published.Path(entries[0]), format: whole{c, entries}}
+		f := &file{kind: "file", credential: c.Name, path: published.Path(entries[0]), format: whole{c, entries}}
 		if entry := entries[0].File; entry != nil {
 			f.mode = entry.Mode
 		} else {

@@ -156,7 +156,7 @@ func TestSecretThatPawlNeitherMadeNorAdoptedIsNotReplaced(t *testing.T) {
 	s := newSwarmed(t, false)
 	known := &Known{Credential: s.credential, Logins: []Content{before}}
 	guard := open
-	guard.Admit = func(held []Content) error { return known.Admit(s.sink(), held) }
+	guard.Admit = func(held []Content) error { return known.Admit(t.Context(), s.sink(), held) }
 	_, written := s.sink().Write(t.Context(), login(1), guard)
 	for _, err := range []error{Admit(t.Context(), s.sink(), known), written} {
 		if !IsRefusal(err) || !strings.Contains(err.Error(), "docker_secret:"+s.service+" holds a login that Pawl neither wrote nor adopted") {

@@ -73,7 +73,7 @@ func owned(path string, place *pathowner.Place) error {
 
 func (t *target) path() string { return filepath.Join(t.folder, t.name) }
 
-// close also releases the lock.
+// close also releases the lock. Idempotent.
 func (t *target) close() {
 	t.dir.Close()
 	t.root.Close()

@@ -1,0 +1,200 @@
+package rotator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
+	pawlv1 "pawl.dev/proto/pawl/v1"
+)
+
+// sweepEvery is how long somebody who slips in by an old handshake may stay, where the
+// server answers soon.
+const sweepEvery = 25 * time.Millisecond
+
+// sentries look at the servers for the guards, one at each: a thousand emergencies are
+// one look at a server, not a thousand.
+type sentries struct {
+	mu      sync.Mutex
+	posts   map[string]*sentry // by cluster and node
+	watches int
+}
+
+// sentry sweeps one server.
+type sentry struct {
+	admin   *postgres.Admin
+	node    inventory.Node // its primary, where the server is a replica
+	watches []*watch
+}
+
+// join has the watch's servers swept for it, until it leaves or the rotator is closed.
+func (s *sentries) join(g *watch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.posts == nil {
+		s.posts = map[string]*sentry{}
+	}
+	s.watches++
+	for _, node := range g.c.Nodes {
+		for _, member := range append([]inventory.Node{node}, g.c.Cluster.Replicas(node)...) {
+			admin, err := g.o.admin(g.c, member)
+			if err != nil {
+				continue
+			}
+			key := g.c.Cluster.Name + "/" + member.Name
+			if post := s.posts[key]; post != nil && post.admin == admin {
+				post.watches = append(post.watches, g)
+				continue
+			}
+			post := &sentry{admin: admin, node: node, watches: []*watch{g}}
+			s.posts[key] = post
+			g.o.background(fmt.Sprintf("sentry %s %p", key, post), func(ctx context.Context) { s.stand(ctx, key, post) })
+		}
+	}
+}
+
+// leave ends that.
+func (s *sentries) leave(g *watch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watches--
+	for _, post := range s.posts {
+		post.watches = slices.DeleteFunc(slices.Clone(post.watches), func(w *watch) bool { return w == g })
+	}
+}
+
+// many is how many emergencies are guarded.
+func (s *sentries) many() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.watches
+}
+
+// stand sweeps until nobody needs it any more. It is at work for a third of the time at
+// most, but for a server that does not answer: that may be back at any moment.
+func (s *sentries) stand(ctx context.Context, key string, post *sentry) {
+	for ctx.Err() == nil {
+		watches := s.of(key, post)
+		if len(watches) == 0 {
+			return
+		}
+		began := time.Now()
+		post.sweep(ctx, watches)
+		select {
+		case <-ctx.Done():
+		case <-time.After(max(sweepEvery, min(2*time.Since(began), 10*sweepEvery))):
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.posts[key] == post {
+		delete(s.posts, key)
+	}
+}
+
+// of are the watches of a post, which is given up if there are none.
+func (s *sentries) of(key string, post *sentry) []*watch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(post.watches) == 0 && s.posts[key] == post {
+		delete(s.posts, key)
+	}
+	return post.watches
+}
+
+// swept is a watch while its server is swept.
+type swept struct {
+	*watch
+	known
+	returned time.Time // when the login came back on this server; zero: it has not
+}
+
+// sweep looks at the server once. It leaves alone what a later rotation has reached: by
+// the log the guard may know of that only later, and what it calls stolen is the login
+// to which the application has turned by then. A server that is away is the step's affair.
+func (p *sentry) sweep(ctx context.Context, watches []*watch) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	all := make([]swept, len(watches))
+	var roles, returning []string
+	for i, g := range watches {
+		all[i] = swept{watch: g, known: g.now()}
+		roles = append(roles, g.c.Role)
+		if !all[i].contained.GetClean() || all[i].isPending(p.admin.Node) {
+			returning = append(returning, all[i].contained.GetReturns())
+		}
+	}
+	fences, _ := p.admin.StoredOf(ctx, roles...)
+	all = slices.DeleteFunc(all, func(g swept) bool {
+		return fences[g.c.Role].Generation > max(g.begin.GetGeneration(), g.staged.GetFence())
+	})
+	var held map[string]postgres.Role // read after the fences: what has passed one is seen
+	if len(returning) > 0 {
+		held, _ = p.admin.RoleStates(ctx, returning...)
+	}
+	e := postgres.Eviction{Returned: map[string]time.Time{}}
+	for i := range all {
+		all[i].dooms(&e, p.admin.Node, fences[all[i].c.Role], held)
+	}
+	ended, _ := p.admin.Evict(ctx, e)
+	for _, g := range all {
+		if len(ended) > 0 {
+			g.seen.ended(ctx, p.admin.Node, slices.DeleteFunc(slices.Clone(ended), func(s postgres.Ended) bool { return !g.concerns(s, p.admin.Node) }))
+		}
+		if !g.returned.IsZero() && g.isAltered(held) {
+			select {
+			case g.altered <- p.node:
+			default: // by the next sweep
+			}
+		}
+	}
+}
+
+func (g *swept) isPending(node string) bool {
+	_, pending := g.contained.GetPending()[node]
+	return pending
+}
+
+// dooms adds whose sessions are to end on the server.
+func (g *swept) dooms(e *postgres.Eviction, node string, stored postgres.Fence, held map[string]postgres.Role) {
+	returns := g.contained.GetReturns()
+	e.Logins = append(e.Logins, stolen(g.contained)...)
+	e.Sessions = append(e.Sessions, unendingOn(g.contained, node)...)
+	switch role, known := held[returns]; {
+	case g.isPending(node) && known && g.o.stillOld(role, g.contained):
+		e.Logins = append(e.Logins, returns)
+	case !g.contained.GetClean():
+		g.returned = returned(stored, g.c, node, g.rotation, g.staged.GetCommittedAt()[node])
+		e.Returned[returns] = g.returned
+	}
+}
+
+// concerns reports whether a session was ended for this emergency.
+func (g *swept) concerns(s postgres.Ended, node string) bool {
+	if s.User == g.contained.GetReturns() || slices.Contains(stolen(g.contained), s.User) {
+		return true
+	}
+	return slices.ContainsFunc(unendingOn(g.contained, node), func(id postgres.SessionID) bool { return id.PID == s.PID && id.BackendStart.Equal(s.BackendStart) })
+}
+
+// isAltered reports whether the login carries another password here than this
+// emergency has given it: who slips in may change it before he is ended. None
+// counts where this guard has taken it away; else somebody broke the glass, which
+// another emergency follows.
+func (g *swept) isAltered(held map[string]postgres.Role) bool {
+	if g.envelope == nil {
+		return false
+	}
+	role, known := held[g.envelope.User]
+	return known && !role.Verifier.Equal(g.envelope.Verifier) && (g.refused || !role.Verifier.IsZero())
+}
+
+// stillOld reports whether the login that returns still carries on a server what it
+// had before: a replica may have yet to replay.
+func (o *Rotator) stillOld(role postgres.Role, contained *pawlv1.Contained) bool {
+	return !role.Verifier.IsZero() && slices.Contains(contained.GetCarried(), o.envelopes.Fingerprint(role.Name, role.Verifier))
+}
