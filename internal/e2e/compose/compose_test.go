@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -105,18 +106,26 @@ func (s *stack) request() {
 // await returns the id of the rotation that completes next.
 func (s *stack) await() (rotation string) {
 	s.t.Helper()
-	m, err := s.completed.NextMsg(3 * time.Minute) // what a killed container had in hand is delivered again after half a minute
-	if err != nil {
-		if m, failed := s.rolledBack.NextMsg(time.Millisecond); failed == nil {
-			s.t.Fatalf("it was rolled back: %s", m.Data)
+	patience := time.After(3 * time.Minute) // what a killed container had in hand is delivered again after half a minute
+	var events strings.Builder
+	for {
+		select {
+		case <-patience:
+			s.t.Fatalf("no rotation has completed; since the last one did:%s", &events)
+		case m := <-s.stored:
+			_, rotation, event, err := bus.ParseLogSubject(m.Subject)
+			if err != nil || !telemetry.Extract(m.Header).IsValid() {
+				s.t.Fatalf("%s: %v, trace %v", m.Subject, err, m.Header)
+			}
+			fmt.Fprintf(&events, "\n%s %s %s", m.Time.Format(time.StampMilli), rotation, event)
+			switch saga.Event(event) {
+			case saga.Completed:
+				return rotation
+			case saga.RolledBack:
+				s.t.Fatalf("it was rolled back: %s", m.Data)
+			}
 		}
-		s.t.Fatalf("no rotation has completed: %v", err)
 	}
-	_, rotation, _, err = bus.ParseLogSubject(m.Subject)
-	if err != nil || !telemetry.Extract(m.Header).IsValid() {
-		s.t.Fatalf("%s: %v, trace %v", m.Subject, err, m.Header)
-	}
-	return rotation
 }
 
 // traces is Jaeger's answer, as far as it is looked at.

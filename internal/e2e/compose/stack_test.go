@@ -9,18 +9,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/saga"
 )
 
 // stack is one that a test has started, and joined as two of its users.
 type stack struct {
 	*Stack
-	t                     testing.TB
-	operator, requester   *bus.Bus
-	completed, rolledBack *nats.Subscription
+	t                   testing.TB
+	operator, requester *bus.Bus
+	stored              <-chan *jetstream.RawStreamMsg // of the credential's log
 }
 
 // start returns when the demo's credential is adopted; afterwards all is removed.
@@ -31,10 +30,7 @@ func start(t testing.TB, files []string) *stack {
 		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 		defer cancel()
 		if t.Failed() {
-			for _, args := range [][]string{{"ps"}, {"logs", "--no-color", "--tail=25"}} {
-				out, err := s.Compose(ctx, args...)
-				t.Log(out, err)
-			}
+			s.tell(ctx)
 		}
 		if err := s.Down(ctx); err != nil {
 			t.Error(err)
@@ -44,20 +40,23 @@ func start(t testing.TB, files []string) *stack {
 		t.Fatal(err)
 	}
 	s.operator, s.requester = s.join(bus.Operator), s.join(bus.Requester)
-	s.completed, s.rolledBack = s.hear(saga.Completed), s.hear(saga.RolledBack)
-	if err := s.operator.NATS.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	s.stored = s.operator.Tail(t.Context(), bus.StreamLog, bus.LogSubject(Credential, "*", "*"), bus.Start{Time: time.Now()})
 	return s
 }
 
-func (s *stack) hear(event saga.Event) *nats.Subscription {
-	s.t.Helper()
-	heard, err := s.operator.NATS.SubscribeSync(bus.LogSubject(Credential, "*", event))
-	if err != nil {
-		s.t.Fatal(err)
+// tell says, when a test has failed, which containers are not up, and what the bus
+// and Pawl's services warned of.
+func (s *stack) tell(ctx context.Context) {
+	out, err := s.Compose(ctx, "ps")
+	s.t.Log(out, err)
+	out, err = s.Compose(ctx, "logs", "--no-color")
+	var warned []string
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, `"WARN"`) || strings.Contains(line, `"ERROR"`) || strings.Contains(line, "[WRN]") || strings.Contains(line, "[ERR]") {
+			warned = append(warned, line)
+		}
 	}
-	return heard
+	s.t.Log(strings.Join(warned[max(0, len(warned)-100):], ""), err)
 }
 
 func (s *stack) join(user string) *bus.Bus {
