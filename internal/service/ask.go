@@ -18,6 +18,7 @@ import (
 const (
 	checkTimeout = 15 * time.Second
 	askAgain     = 1500 * time.Millisecond // long for a check, short for a person
+	comesBack    = 6 * time.Second         // a service whose server of the bus died is joined to another by then
 )
 
 // Ask puts a preflight or doctor's question to a service and returns its
@@ -67,7 +68,8 @@ var Checked = []string{saga.DBRotator, saga.SecretPublisher, saga.Restarter, sag
 // Preflight asks the services that will take part, and whether they can open
 // what is sealed under the rotations: the one that the next one starts from,
 // the one that is to be restored; none for an adoption. unanswered names the
-// services that did not answer.
+// services that did not answer; where none listens, for as long as one may need to
+// come back.
 func Preflight(ctx context.Context, b *bus.Bus, credential string, services []string, rotations ...string) (found []*pawlv1.Check, unanswered error) {
 	type result struct {
 		checks []*pawlv1.Check
@@ -77,7 +79,7 @@ func Preflight(ctx context.Context, b *bus.Bus, credential string, services []st
 	var wait sync.WaitGroup
 	for i, service := range services {
 		wait.Go(func() {
-			checks, err := Ask(ctx, b, bus.CheckSubject(service, credential), rotations...)
+			checks, err := askPatiently(ctx, b, bus.CheckSubject(service, credential), rotations)
 			if err != nil {
 				err = fmt.Errorf("%s does not answer: %w", service, err)
 			}
@@ -90,4 +92,22 @@ func Preflight(ctx context.Context, b *bus.Bus, credential string, services []st
 		unanswered = errors.Join(unanswered, r.err)
 	}
 	return found, unanswered
+}
+
+// askPatiently is Ask of a service that may be on its way back.
+func askPatiently(ctx context.Context, b *bus.Bus, subject string, rotations []string) ([]*pawlv1.Check, error) {
+	gone := time.After(comesBack)
+	for {
+		checks, err := Ask(ctx, b, subject, rotations...)
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return checks, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-gone:
+			return nil, err
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
 }

@@ -88,36 +88,80 @@ func (s *stack) rotate() string {
 }
 
 // request asks as any NATS client does that wants to know that it was heard: until
-// it is, under one id, by which it is stored once.
+// it is, under one id, by which it is stored once; and asks anew where it was refused
+// because a service had not come back yet.
 func (s *stack) request() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
-	id := nats.Header{jetstream.MsgIDHeader: {rand.Text()}}
-	err := errors.New("not asked")
-	for err != nil && ctx.Err() == nil {
-		err = s.requester.Publish(ctx, bus.RequestSubject(Credential), &pawlv1.Request{}, id)
+	for {
+		id := rand.Text()
+		err := errors.New("not asked")
+		for err != nil && ctx.Err() == nil {
+			err = s.requester.Publish(ctx, bus.RequestSubject(Credential), &pawlv1.Request{}, nats.Header{jetstream.MsgIDHeader: {id}})
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		answer := s.answer(ctx, id)
+		if answer.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED {
+			return
+		}
+		if !strings.Contains(answer.GetReason(), "does not answer") {
+			s.t.Fatalf("refused: %s", answer.GetReason())
+		}
+		s.t.Logf("asked again, refused: %s", answer.GetReason())
 	}
+}
+
+// answer waits for what the scheduler stores about a request.
+func (s *stack) answer(ctx context.Context, id string) *pawlv1.Answer {
+	s.t.Helper()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		answer, err := s.stored(ctx, id)
+		if err == nil {
+			return answer
+		}
+		select {
+		case <-ctx.Done():
+			s.t.Fatalf("request %s is not answered: %v", id, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *stack) stored(ctx context.Context, id string) (*pawlv1.Answer, error) {
+	ctx, cancel := bus.Bound(ctx)
+	defer cancel()
+	stream, err := s.operator.Stream(ctx, bus.StreamAnswer)
 	if err != nil {
-		s.t.Fatal(err)
+		return nil, err
 	}
+	m, err := stream.GetLastMsgForSubject(ctx, bus.AnswerSubject(id))
+	if err != nil {
+		return nil, err
+	}
+	answer := &pawlv1.Answer{}
+	return answer, bus.Decode(m.Header, m.Data, answer)
 }
 
 // await returns the id of the rotation that completes next.
 func (s *stack) await() (rotation string) {
 	s.t.Helper()
 	patience := time.After(3 * time.Minute) // what a killed container had in hand is delivered again after half a minute
-	var events strings.Builder
+	var told strings.Builder
 	for {
 		select {
 		case <-patience:
-			s.t.Fatalf("no rotation has completed; since the last one did:%s", &events)
-		case m := <-s.stored:
+			s.t.Fatalf("no rotation has completed; since the last one did:%s", &told)
+		case m := <-s.events:
 			_, rotation, event, err := bus.ParseLogSubject(m.Subject)
 			if err != nil || !telemetry.Extract(m.Header).IsValid() {
 				s.t.Fatalf("%s: %v, trace %v", m.Subject, err, m.Header)
 			}
-			fmt.Fprintf(&events, "\n%s %s %s", m.Time.Format(time.StampMilli), rotation, event)
+			fmt.Fprintf(&told, "\n%s %s %s", m.Time.Format(time.StampMilli), rotation, event)
 			switch saga.Event(event) {
 			case saga.Completed:
 				return rotation

@@ -19,7 +19,7 @@ type stack struct {
 	*Stack
 	t                   testing.TB
 	operator, requester *bus.Bus
-	stored              <-chan *jetstream.RawStreamMsg // of the credential's log
+	events              <-chan *jetstream.RawStreamMsg // of the credential's log
 }
 
 // start returns when the demo's credential is adopted; afterwards all is removed.
@@ -40,7 +40,7 @@ func start(t testing.TB, files []string) *stack {
 		t.Fatal(err)
 	}
 	s.operator, s.requester = s.join(bus.Operator), s.join(bus.Requester)
-	s.stored = s.operator.Tail(t.Context(), bus.StreamLog, bus.LogSubject(Credential, "*", "*"), bus.Start{Time: time.Now()})
+	s.events = s.operator.Tail(t.Context(), bus.StreamLog, bus.LogSubject(Credential, "*", "*"), bus.Start{Time: time.Now()})
 	return s
 }
 
