@@ -28,6 +28,7 @@ type options struct {
 	cpuProfile  string
 	up          string
 	only        string
+	against     string
 }
 
 func main() {
@@ -35,9 +36,10 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; each figure is the median of them")
 	flag.DurationVar(&o.cell, "cell", 5*time.Second, "duration of one cell of a round")
 	flag.IntVar(&o.counted, "counted", 20, "rotations in which ALTERs, logins and messages are counted")
-	flag.IntVar(&o.credentials, "credentials", 1000, "credentials in pawl.yaml where memory is measured, at least 50; 0: leave that out")
+	flag.IntVar(&o.credentials, "credentials", 1000, "credentials where memory, or a mass emergency, is measured, at least 50; 0: leave that out")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of `pawl up` under load to this file")
-	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, compose, emergency, schedule, growth or memory")
+	flag.StringVar(&o.only, "only", "", "measure but one part: speed, clusters, bus, compose, emergency, mass, schedule, growth or memory")
+	flag.StringVar(&o.against, "against", "", "a revision of this repository, whose ordinary rotations mass compares with")
 	flag.StringVar(&o.up, "up", "", "be `pawl up` with this pawl.yaml, profiled; the bench starts itself so")
 	flag.Parse()
 
@@ -104,6 +106,7 @@ func bench(ctx context.Context, o options) (err error) {
 		{"bus", func(dir string) (err error) { r.buses, err = r.measureBuses(ctx, b, server, dir); return err }},
 		{"compose", func(dir string) (err error) { r.stacks, err = measureCompose(ctx, dir); return err }},
 		{"emergency", func(dir string) (err error) { r.emergency, err = r.measureEmergency(ctx, b, dir); return err }},
+		{"mass", func(dir string) (err error) { r.mass, err = r.measureMass(ctx, b, dir); return err }},
 		{"schedule", func(dir string) (err error) { r.schedule, err = measureSchedule(ctx, dir); return err }},
 		{"growth", func(dir string) (err error) {
 			r.growth, err = measureGrowth(ctx, b, server, dir, o.counted)
@@ -114,7 +117,7 @@ func bench(ctx context.Context, o options) (err error) {
 			return err
 		}},
 	} {
-		if !o.wants(part.name) || part.name == "memory" && o.credentials == 0 {
+		if !o.wants(part.name) || o.credentials == 0 && (part.name == "memory" || part.name == "mass") {
 			continue
 		}
 		if err := part.measure(filepath.Join(dir, part.name)); err != nil {

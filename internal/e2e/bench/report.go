@@ -28,6 +28,7 @@ type report struct {
 	buses       *buses
 	stacks      *stacks
 	emergency   *emergency
+	mass        *mass
 	schedule    *schedules
 	growth      *growth
 	memory      *memory
@@ -88,7 +89,7 @@ func (r *report) write(w io.Writer) error {
 	return document.Execute(w, map[string]any{
 		"E": r.environment, "Rounds": r.options.rounds, "Cell": r.options.cell, "Warnings": r.warnings, "AuditBehind": r.auditBehind,
 		"Speed": r.speedRows(), "Aim": r.aim(), "Counted": r.countRows(), "CountedRotations": r.options.counted, "Strategies": strategies,
-		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "K": r.stacks, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "G": r.growth, "Credentials": yearCredentials, "Every": yearDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
+		"Where": r.whereTables(), "C": r.clusters, "B": r.buses, "K": r.stacks, "Stolen": r.emergency, "Live": liveSessions, "ContainedNodes": containedNodes, "Containments": containments, "Mass": r.mass, "MassNodes": massNodes, "MassSessions": massSessions, "MassAtOnce": massAtOnce, "ManyNodes": manyNodes, "IdleLook": idleLook, "Sched": r.schedule, "Probes": probes, "Lasts": stormLasts, "Hold": stormHold, "Days": forecastDays, "G": r.growth, "Credentials": yearCredentials, "Every": yearDays, "M": r.memory, "Rotated": rotatedInMemory, "Idle": idle,
 	})
 }
 
@@ -209,6 +210,7 @@ func (r *report) whereTables() map[string][]string {
 var document = template.Must(template.New("report").Funcs(template.FuncMap{
 	"mb":   func(bytes int64) string { return fmt.Sprintf("%.0f", float64(bytes)/1e6) },
 	"mega": func(bytes float64) float64 { return bytes / 1e6 },
+	"sec":  func(ms float64) string { return fmt.Sprintf("%.2f", ms/1000) },
 	"ms":   func(d time.Duration) string { return fmt.Sprintf("%.0f", milliseconds(d)) },
 }).Parse(`# Rotations beside the floor
 
@@ -300,6 +302,16 @@ Images:{{range $i, $x := .Images}}{{if $i}},{{end}} {{.Name}} {{mb .Size}} MB{{e
 | strategy | bare p50 ms | contained p50 ms | p99 ms | verified p50 ms | p99 ms | contained ÷ bare |
 |---|---|---|---|---|---|---|
 {{range .Rows}}{{.}}
+{{end}}{{end}}{{with .Mass}}
+## An emergency of {{.Credentials}} credentials
+
+One order contains a whole cluster: {{.Credentials}} credentials, each on {{$.MassNodes}} nodes, and {{$.MassSessions}} sessions of theirs. Bare: for each node one client, logged in as superuser, NOLOGIN for each login, then pg_terminate_backend until nobody is left; every statement committed, or all of a node's in one transaction. Contained: from sending the request to hearing that nobody is logged in, or can be. Back: until a new password is verified.
+
+| bare s | bare, one transaction a node s | contained p50 s | p100 s | back p50 s | p100 s |{{if .Ordinary}} {{.Credentials}} ordinary rotations of {{.Against}}, {{$.MassAtOnce}} at a time s |{{end}}
+|---|---|---|---|---|---|{{if .Ordinary}}---|{{end}}
+| {{printf "%.2f" .Bare.Seconds}} | {{printf "%.2f" .BareAtOne.Seconds}} | {{sec (.ContainedAt 0.5)}} | {{sec (.ContainedAt 1.0)}} | {{sec (.BackAt 0.5)}} | {{sec (.BackAt 1.0)}} |{{if .Ordinary}} {{printf "%.1f" .Ordinary.Seconds}} |{{end}}
+
+{{range .Aims}}- {{.}}
 {{end}}{{end}}{{with .Sched}}
 ## Schedules
 

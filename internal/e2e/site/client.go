@@ -38,6 +38,11 @@ func (c *Client) Ask(ctx context.Context, credential string, action pawlv1.Actio
 	return c.ask(ctx, credential, &pawlv1.Request{Action: action, Reason: "test", RequestedBy: "e2e"})
 }
 
+// Contain publishes an emergency of several credentials and returns its answer.
+func (c *Client) Contain(ctx context.Context, credentials ...string) (*pawlv1.Answer, error) {
+	return c.ask(ctx, bus.Several, &pawlv1.Request{Action: pawlv1.Action_ACTION_CONTAIN, Reason: "test", RequestedBy: "e2e", Selection: &pawlv1.Selection{Credentials: credentials}})
+}
+
 // Cancel asks for the rotation to be cancelled.
 func (c *Client) Cancel(ctx context.Context, credential, rotation string) (*pawlv1.Answer, error) {
 	return c.ask(ctx, credential, &pawlv1.Request{Action: pawlv1.Action_ACTION_CANCEL, Cancels: rotation, Reason: "test", RequestedBy: "e2e"})
