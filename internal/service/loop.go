@@ -107,13 +107,13 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers
 			_ = m.Ack() // the other consumer's; one that gets lost comes again
 			return
 		}
-		credential := credentialIn(m.Subject())
-		l.working.interrupt(credential, position(m, c.Stream, urgent))
+		t := trigger{credentialIn(m.Subject()), c.Stream + "/" + c.Config.Durable, position(m, c.Stream, urgent)}
+		l.working.interrupt(t.credential, t.seq)
 		working.Add(1)
 		workers <- struct{}{}
 		go func() {
 			defer working.Done()
-			l.inTurn(ctx, m, credential, c.Stream+"/"+c.Config.Durable, workers)
+			l.inTurn(ctx, m, t, workers)
 		}()
 	}, jetstream.PullMaxMessages(2*atOnce), jetstream.PullExpiry(30*time.Second))
 }

@@ -10,6 +10,8 @@ import (
 // How a message waits while another one of its credential is worked on.
 const (
 	longestWait = time.Minute     // bounds the heartbeats: a step that hangs must not keep the message from other instances
+	forAWorker  = time.Second     // once the turn has come: who waits behind it may be urgent, and has workers of its own
+	endAgain    = time.Second     // what the message makes moot is ended again: it may have just begun when the message came
 	putBackFor  = 5 * time.Second // the message that waits already sees, in the log, what this one is about: no hurry
 )
 
@@ -24,6 +26,13 @@ type turns struct {
 type turn struct {
 	consumer string
 	come     chan struct{}
+}
+
+// trigger is what a message says of itself: whose it is, and up to which event of the
+// log it makes work moot.
+type trigger struct {
+	credential, consumer string
+	seq                  uint64
 }
 
 // ask returns the turn of a message; let end follow. ok is false if another message
@@ -68,43 +77,52 @@ func (t *turns) end(credential string, mine turn) {
 // inTurn handles a message once no other one of its credential is worked on. It is
 // called with a worker, and gives it back. A message that waits holds no worker:
 // otherwise one credential that hangs would soon hold all of them.
-func (l *loop) inTurn(ctx context.Context, m Message, credential, consumer string, workers chan struct{}) {
-	mine, ok := l.credentials.ask(credential, consumer)
+func (l *loop) inTurn(ctx context.Context, m Message, t trigger, workers chan struct{}) {
+	mine, ok := l.credentials.ask(t.credential, t.consumer)
 	if !ok {
 		<-workers
-		l.putBack(m, credential)
+		l.putBack(m, t.credential)
 		return
 	}
-	defer l.credentials.end(credential, mine)
+	defer l.credentials.end(t.credential, mine)
 	select {
 	case <-mine.come:
 	default:
 		<-workers
-		if !mine.wait(ctx, m, workers) {
+		if !l.wait(ctx, m, t, mine, workers) {
 			if ctx.Err() == nil { // else another instance, or the next start, gets it
-				l.putBack(m, credential)
+				l.putBack(m, t.credential)
 			}
 			return
 		}
 	}
 	defer func() { <-workers }()
-	l.handle(ctx, m, credential)
+	l.handle(ctx, m, t.credential)
 }
 
 // wait returns true once the turn has come and a worker is taken, false if ctx ends
 // or it takes too long. The message stays this process's meanwhile.
-func (t turn) wait(ctx context.Context, m Message, workers chan struct{}) bool {
+func (l *loop) wait(ctx context.Context, m Message, t trigger, mine turn, workers chan struct{}) bool {
 	ctx, stop := context.WithTimeout(ctx, longestWait)
 	defer stop()
 	go m.Heartbeat(ctx)
-	select {
-	case <-t.come:
-	case <-ctx.Done():
-		return false
+	again := time.NewTicker(endAgain)
+	defer again.Stop()
+	for come := false; !come; {
+		select {
+		case <-mine.come:
+			come = true
+		case <-again.C:
+			l.working.interrupt(t.credential, t.seq)
+		case <-ctx.Done():
+			return false
+		}
 	}
 	select {
 	case workers <- struct{}{}:
 		return true
+	case <-time.After(forAWorker):
+		return false
 	case <-ctx.Done():
 		return false
 	}

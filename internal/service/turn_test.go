@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -158,7 +159,7 @@ func TestMessageThatWaitsHoldsNeitherAWorkerNorTheEnd(t *testing.T) {
 		arrives := func() (settled chan string) {
 			m := waits{settled: make(chan string, 100)}
 			workers <- struct{}{}
-			go l.inTurn(ctx, Message{m, 3 * time.Second}, "c", "timer", workers)
+			go l.inTurn(ctx, Message{m, 3 * time.Second}, trigger{credential: "c", consumer: "timer"}, workers)
 			synctest.Wait()
 			if len(workers) != 0 {
 				t.Error("a message that waits, or is put back, holds a worker")
@@ -190,5 +191,52 @@ func TestMessageThatWaitsHoldsNeitherAWorkerNorTheEnd(t *testing.T) {
 		if len(last) != 0 {
 			t.Errorf("a message that waits as the service ends: %s", <-last)
 		}
+	})
+}
+
+// TestTurnThatComesWithoutAWorkerIsGivenOn: all workers of what is not urgent may hang,
+// and what is urgent of the same credential has its own.
+func TestTurnThatComesWithoutAWorkerIsGivenOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &loop{log: slog.New(slog.DiscardHandler)}
+		before, _ := l.credentials.ask("c", "log")
+		workers := make(chan struct{}, 1)
+		m := waits{settled: make(chan string, 100)}
+		workers <- struct{}{}
+		go l.inTurn(t.Context(), Message{m, 30 * time.Second}, trigger{credential: "c", consumer: "timer"}, workers)
+		synctest.Wait()
+		workers <- struct{}{} // a step that hangs
+		urgent, _ := l.credentials.ask("c", "urgent")
+		l.credentials.end("c", before)
+		began := time.Now()
+		<-urgent.come
+		if took := time.Since(began); took > forAWorker {
+			t.Errorf("what is urgent waits %v behind a message that has no worker", took)
+		}
+		if said := <-m.settled; said != "again in 5s" {
+			t.Errorf("the message without a worker: %s", said)
+		}
+	})
+}
+
+// TestStepThatBeginsAsSomethingUrgentComesIsInterrupted: the message came between the
+// reading of the log and the step.
+func TestStepThatBeginsAsSomethingUrgentComesIsInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &loop{log: slog.New(slog.DiscardHandler)}
+		working, _ := l.credentials.ask("c", "log")
+		urgent := trigger{credential: "c", consumer: "urgent", seq: math.MaxUint64}
+		l.working.interrupt(urgent.credential, urgent.seq)
+		workers := make(chan struct{}, 1)
+		workers <- struct{}{}
+		ctx, stop := context.WithCancel(t.Context())
+		go l.inTurn(ctx, Message{waits{settled: make(chan string, 100)}, 30 * time.Second}, urgent, workers)
+		synctest.Wait()
+		within, end := l.working.begin(ctx, "c", 1)
+		defer end()
+		<-within.Done()
+		stop()
+		synctest.Wait()
+		l.credentials.end("c", working)
 	})
 }
