@@ -154,6 +154,12 @@ func (a *Admin) Do(ctx context.Context, work func(*pgx.Conn) error) error {
 	return work(conn.Conn())
 }
 
+// Open reports whether a session is open, as far as is known without asking the server.
+func (a *Admin) Open() bool {
+	is := a.pool.Stat()
+	return is.TotalConns() > is.ConstructingConns()
+}
+
 // acquire takes a session. Where the login of the file is refused, or there is
 // none, it looks for another one.
 func (a *Admin) acquire(ctx context.Context) (*pgxpool.Conn, error) {

@@ -178,10 +178,18 @@ func (k *containment) crowdedOf(nodes []inventory.Node) (all []inventory.Node) {
 	return all
 }
 
-// patiently tries until it succeeds or patience is over.
+// patiently tries until it succeeds or patience is over, once its turn on the server
+// has come.
 func (k *containment) patiently(ctx context.Context, name string, try func(context.Context) error) error {
-	return effect.Do(ctx, "contain", name, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, patience)
+	return effect.Do(ctx, "contain", name, func(ctx context.Context) (err error) {
+		at := serverOf(k.c, name)
+		leave, err := k.o.lanes.enter(ctx, at, containing)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		defer func() { k.o.lanes.found(at, err == nil || k.o.reaches(at)) }()
+		ctx, cancel := context.WithTimeout(ctx, k.o.lanes.patience(at))
 		defer cancel()
 		pause := time.NewTicker(50 * time.Millisecond)
 		defer pause.Stop()

@@ -57,6 +57,7 @@ type Rotator struct {
 	// passages are the fences of emergencies that are not released yet, by node and role.
 	passages map[string]passage
 	sentries sentries
+	lanes    lanes
 	newest   func(ctx context.Context, credential string) (bus.Log, error)
 }
 
@@ -104,10 +105,18 @@ func (o *Rotator) background(key string, work func(context.Context)) {
 	}()
 }
 
+// reaches reports whether a session on the server is open.
+func (o *Rotator) reaches(server string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	admin := o.admins[server]
+	return admin != nil && admin.Open()
+}
+
 func (o *Rotator) admin(c *inventory.Credential, node inventory.Node) (*postgres.Admin, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	key := c.Cluster.Name + "/" + node.Name
+	key := serverOf(c, node.Name)
 	if admin, ok := o.admins[key]; ok {
 		return admin, nil
 	}

@@ -203,6 +203,11 @@ func (o *Rotator) catalogue(ctx context.Context, keeper evidence.Keeper, c *inve
 	if err != nil {
 		return err
 	}
+	leave, err := o.lanes.enter(ctx, laneOfLooking+serverOf(c, node.Name), gathering)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	s := evidence.Snapshot{Credential: c.Name, Rotation: rotation, Node: node.Name, Kind: evidence.Catalogue, At: time.Now()}
 	within, cancel := context.WithTimeoutCause(ctx, lookFor, errors.New("not read within the time for it"))
 	s.Tables = admin.Evidence(within, logins, c.LoginDatabase())
