@@ -147,6 +147,7 @@ func (k *containment) on(ctx context.Context, nodes []inventory.Node) {
 			err := k.patiently(ctx, node.Name, func(ctx context.Context) error { return k.node(ctx, node) })
 			if err != nil {
 				k.late(node.Name, err)
+				k.orphans(ctx, node, err)
 			}
 		})
 	}
@@ -157,6 +158,34 @@ func (k *containment) on(ctx context.Context, nodes []inventory.Node) {
 			k.found.Unending = append(k.found.Unending, k.told[node].named(node)...)
 		}
 	}
+}
+
+// orphans are the replicas of a node that was not contained: none of them replays a
+// refusal soon, so they are late, too. Who is in there now is ended; who comes after
+// that is the guard's.
+func (k *containment) orphans(ctx context.Context, node inventory.Node, why error) {
+	ctx, cancel := context.WithTimeout(ctx, patience/3)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, replica := range k.c.Cluster.Replicas(node) {
+		if k.isToldOf(replica.Name) {
+			continue
+		}
+		k.late(replica.Name, fmt.Errorf("follows %s, which is late: %w", node.Name, why))
+		all.Go(func() {
+			if admin, err := k.o.admin(k.c, replica); err == nil {
+				_ = k.evict(ctx, admin) // it is late either way
+			}
+		})
+	}
+	all.Wait()
+}
+
+// isToldOf reports whether the server is contained, or it is known why not.
+func (k *containment) isToldOf(name string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.found.At[name] != nil || k.found.Pending[name] != ""
 }
 
 func (k *containment) late(name string, err error) {

@@ -24,15 +24,20 @@ const lookEvery = 500 * time.Millisecond
 
 // guard watches the servers from the moment when a login returns until the emergency
 // is released: who comes in with what the login had before is ended. There is one for
-// each emergency, however often it is asked for.
-func (o *Rotator) guard(c *inventory.Credential, rotation string) {
+// each emergency, however often it is asked for. It began with that event of the log.
+func (o *Rotator) guard(c *inventory.Credential, rotation string, began uint64) {
 	if o.newest == nil {
 		return
 	}
 	o.background("guard "+c.Name+"/"+rotation, func(ctx context.Context) {
-		g := &watch{o: o, c: c, rotation: rotation, seen: newWitness(o.keeper, c.Name, rotation), altered: make(chan inventory.Node, 1)}
+		g := &watch{o: o, c: c, rotation: rotation, began: began, seen: newWitness(o.keeper, c.Name, rotation), altered: make(chan inventory.Node, 1)}
 		g.follow(effect.With(ctx, &effect.Recorder{Credential: c.Name, Step: "guard"}))
 	})
+}
+
+func (o *Rotator) guardOf(r *service.Rotation) {
+	requested, _ := r.State.Has(saga.Requested)
+	o.guard(r.Credential, r.ID, requested.Seq)
 }
 
 // watch is a guarded emergency.
@@ -40,6 +45,7 @@ type watch struct {
 	o        *Rotator
 	c        *inventory.Credential
 	rotation string
+	began    uint64 // the sequence of its requested
 	seen     *witness
 	altered  chan inventory.Node // on which the login that returns was given another password
 
@@ -77,7 +83,7 @@ func (g *watch) follow(ctx context.Context) {
 		if err == nil && g.over(log) {
 			return
 		}
-		if err == nil {
+		if err == nil && log.Rotation == g.rotation {
 			g.read(log)
 		}
 		k := g.now()
@@ -116,8 +122,13 @@ func (g *watch) rest(ctx context.Context, until time.Duration) {
 	}
 }
 
+// over reports whether the emergency is over by that log. One of another rotation that
+// ends before this one began is what a follower says that is late.
 func (g *watch) over(log bus.Log) bool {
-	return log.Rotation != g.rotation || log.Find(saga.Released) != nil
+	if log.Rotation != g.rotation {
+		return log.LastSeq() > g.began
+	}
+	return log.Find(saga.Released) != nil
 }
 
 func (g *watch) read(log bus.Log) {

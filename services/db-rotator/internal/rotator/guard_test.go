@@ -100,7 +100,7 @@ func TestNodeThatWasTooLateIsReachedBeforeTheApplicationIsRestarted(t *testing.T
 		log.Records = append(log.Records, bus.Record{Entry: saga.Entry{Event: e, Seq: uint64(i + 1), At: time.Now()}, Body: r.Events[e]})
 	}
 	w.newest = func(context.Context, string) (bus.Log, error) { return log, nil }
-	w.guard(w.credential, r.ID)
+	w.guard(w.credential, r.ID, log.Records[0].Seq)
 	if err := lock.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func (o *Rotator) Issue(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err != nil {
 		return nil, err
 	}
-	o.guard(r.Credential, r.ID)
+	o.guardOf(r)
 	staged := &pawlv1.Staged{User: envelope.User, Fingerprint: o.envelopes.Fingerprint(envelope.User, envelope.Password), CommittedAt: map[string]*timestamppb.Timestamp{}}
 	nodes := r.Reached(r.Credential.Nodes)
 	if err := o.issueOn(ctx, r, nodes, envelope, staged.CommittedAt); err != nil {

@@ -174,7 +174,7 @@ func (r *Reconciler) expectation(ctx context.Context, c *inventory.Credential) (
 			r.rotator.gather(c, log.Rotation, contained.Body.GetContained())
 		}
 		if state.Open() && log.Find(saga.Staged) != nil {
-			r.rotator.guard(c, log.Rotation)
+			r.rotator.guard(c, log.Rotation, log.Records[0].Seq)
 		}
 	}
 	if e, err = r.rotator.expect(ctx, c, log); err != nil || e == nil {

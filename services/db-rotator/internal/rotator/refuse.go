@@ -191,7 +191,10 @@ func notLate(ctx context.Context, f postgres.Fence, stillDue func(context.Contex
 		return err
 	}
 	if refused.Ahead() || f.Rotation == "" {
-		f.Generation, f.Phase, f.Rotation = refused.Stored.Generation, max(f.Phase, refused.Stored.Phase), refused.Stored.Rotation
+		f.Generation, f.Phase = refused.Stored.Generation, max(f.Phase, refused.Stored.Phase)
+		if f.Rotation == "" { // else the guard tells by it when this rotation's login has returned
+			f.Rotation = refused.Stored.Rotation
+		}
 		return transact(f)
 	}
 	return err

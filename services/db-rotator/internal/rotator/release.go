@@ -23,7 +23,7 @@ import (
 // Release ends the watch: every node has been reached, and on each of them every
 // handshake that began before the new password has ended, one way or the other.
 func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
-	o.guard(r.Credential, r.ID)
+	o.guardOf(r)
 	envelope, err := o.envelopes.Open(ctx, r.Credential.Name, r.ID)
 	if err != nil {
 		return nil, err

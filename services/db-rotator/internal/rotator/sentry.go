@@ -130,7 +130,7 @@ func (p *sentry) sweep(ctx context.Context, watches []*watch) {
 	}
 	fences, _ := p.admin.StoredOf(ctx, roles...)
 	all = slices.DeleteFunc(all, func(g swept) bool {
-		return fences[g.c.Role].Generation > max(g.begin.GetGeneration(), g.staged.GetFence())
+		return isOvertaken(fences[g.c.Role], g.rotation, max(g.begin.GetGeneration(), g.staged.GetFence()))
 	})
 	var held map[string]postgres.Role // read after the fences: what has passed one is seen
 	if len(returning) > 0 {
@@ -152,6 +152,12 @@ func (p *sentry) sweep(ctx context.Context, watches []*watch) {
 			}
 		}
 	}
+}
+
+// isOvertaken reports whether a later rotation has been at the fence. Where the database
+// was ahead of the log, a rotation has passed with a greater counter than its own.
+func isOvertaken(stored postgres.Fence, rotation string, generation uint64) bool {
+	return stored.Generation > generation && stored.Rotation != rotation
 }
 
 func (g *swept) isPending(node string) bool {
