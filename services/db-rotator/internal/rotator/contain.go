@@ -33,7 +33,7 @@ const crowdedAgain = 50 * time.Millisecond
 // that cannot be reached is named, and left to Release.
 func (o *Rotator) Contain(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
 	k := o.newContainment(r.Credential, fence(r, phaseBegin), r.StillDue)
-	k.basis = r.Requested().GetBasisUser()
+	k.basis, k.bare = r.Requested().GetBasisUser(), r.Requested().GetBareSince() != nil
 	k.on(ctx, r.Credential.Nodes)
 	k.seen.settle(ctx)
 	// Where no primary is done, no node could be given the new password, and nobody
@@ -105,15 +105,18 @@ type containment struct {
 	told    map[string]*endings // by node
 	held    map[string]string   // what last held a node's locks, and is not Pawl's to end
 	found   *pawlv1.Contained
-	had     bool          // the login that is not in use had a password somewhere
-	exists  bool          // and it is there, somewhere
-	timeout time.Duration // the longest authentication_timeout
-	basis   string        // the login in use
+	had     bool            // the login that is not in use had a password somewhere
+	exists  bool            // and it is there, somewhere
+	timeout time.Duration   // the longest authentication_timeout
+	basis   string          // the login in use
+	bare    bool            // the other had no password before, by the log
+	again   bool            // what the logins had may have been taken by an earlier attempt, of which nothing is known
+	looked  map[string]bool // whether there was one, by node
 }
 
 func (o *Rotator) newContainment(c *inventory.Credential, f postgres.Fence, stillDue func(context.Context) error) *containment {
 	f.Urgent = true
-	return &containment{o: o, c: c, fence: f, stillDue: stillDue, seen: newWitness(o.keeper, c.Name, f.Rotation), held: map[string]string{}, crowded: map[string]bool{}, told: map[string]*endings{},
+	return &containment{o: o, c: c, fence: f, stillDue: stillDue, seen: newWitness(o.keeper, c.Name, f.Rotation), held: map[string]string{}, crowded: map[string]bool{}, told: map[string]*endings{}, looked: map[string]bool{},
 		found: &pawlv1.Contained{Pending: map[string]string{}, At: map[string]*timestamppb.Timestamp{}}}
 }
 
@@ -125,7 +128,7 @@ func (k *containment) decide(r *service.Rotation) {
 	bare := r.Requested().GetBareSince()
 	began, _ := r.State.Has(saga.Requested)
 	k.found.Returns = basis
-	k.found.Clean = r.Credential.Strategy == inventory.Alternating && (!k.exists && !k.away(r.Credential.Nodes) || bare != nil && !k.had && r.Clock.Since(bare.AsTime())-r.Clock.Since(began.At) > k.timeout)
+	k.found.Clean = r.Credential.Strategy == inventory.Alternating && (!k.exists && !k.away(r.Credential.Nodes) || bare != nil && !k.had && !k.again && r.Clock.Since(bare.AsTime())-r.Clock.Since(began.At) > k.timeout)
 	if k.found.Clean {
 		k.found.Returns = other(r.Credential, basis)
 	}
@@ -245,6 +248,9 @@ func (k *containment) patiently(ctx context.Context, name string, try func(conte
 func (k *containment) node(ctx context.Context, node inventory.Node) error {
 	looking, end := context.WithTimeout(ctx, patience/3) // a server that hangs must not keep another from being refused
 	s, err := k.o.lead(looking, k.c, node)
+	if err == nil && k.bare {
+		err = k.lookBack(looking, s.Admin)
+	}
 	end()
 	if err != nil {
 		return err

@@ -84,6 +84,9 @@ func (o *Rotator) expect(ctx context.Context, c *inventory.Credential, log bus.L
 	return e, err
 }
 
+// isLock reports whether nobody is to log in at all.
+func (e *expectation) isLock() bool { return e.current == nil && len(e.refused) > 0 }
+
 // refusedBy are the logins that must not come back after an emergency or a lock,
 // and the phase that it has passed on every node.
 func refusedBy(log bus.Log, state saga.State) (phase int, logins []string) {

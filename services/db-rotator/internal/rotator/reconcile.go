@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -94,6 +95,12 @@ func (r *Reconciler) pass(ctx context.Context, all bool) {
 }
 
 func (r *Reconciler) node(ctx context.Context, node inventory.Node, credentials []*inventory.Credential, all bool) error {
+	at := credentials
+	if !all {
+		at = r.locked(credentials)
+	}
+	expected := r.expectations(ctx, at)
+	r.keepOut(ctx, node, expected)
 	p, err := r.rotator.lead(effect.With(ctx, &effect.Recorder{}), credentials[0], node)
 	if err != nil {
 		return err
@@ -105,7 +112,9 @@ func (r *Reconciler) node(ctx context.Context, node inventory.Node, credentials 
 	if !r.remember(ctx, credentials[0].Cluster.Name+"/"+node.Name, p, now) && !all {
 		return nil
 	}
-	expected := r.expectations(ctx, credentials)
+	if !all {
+		expected = r.expectations(ctx, credentials)
+	}
 	if len(expected) == 0 {
 		return nil
 	}
@@ -122,6 +131,45 @@ func (r *Reconciler) node(ctx context.Context, node inventory.Node, credentials 
 		r.settle(ctx, p, e, e.judge(r.rotator, held))
 	}
 	return nil
+}
+
+// locked are those of the credentials that were, when they were last looked at.
+func (r *Reconciler) locked(credentials []*inventory.Credential) []*inventory.Credential {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(credentials), func(c *inventory.Credential) bool { e := r.expected[c.Name]; return e == nil || !e.isLock() })
+}
+
+// keepOut ends who is logged in with a locked login on the node and its replicas. No
+// guard follows a lock, and a replica that has yet to replay it still lets in.
+func (r *Reconciler) keepOut(ctx context.Context, node inventory.Node, expected []*expectation) {
+	expected = slices.DeleteFunc(slices.Clone(expected), func(e *expectation) bool { return !e.isLock() })
+	if len(expected) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, member := range append([]inventory.Node{node}, expected[0].credential.Cluster.Replicas(node)...) {
+		admin, err := r.rotator.admin(expected[0].credential, member)
+		if err != nil {
+			continue
+		}
+		all.Go(func() {
+			var roles, logins []string
+			for _, e := range expected {
+				roles = append(roles, e.credential.Role)
+			}
+			fences, _ := admin.StoredOf(ctx, roles...)
+			for _, e := range expected {
+				if !isOvertaken(fences[e.credential.Role], e.fence.Rotation, e.fence.Generation) { // unlocked since: the log may be a late follower's
+					logins = append(logins, e.refused...)
+				}
+			}
+			_, _ = admin.Evict(ctx, postgres.Eviction{Logins: logins}) // at the next pass, where it cannot be
+		})
+	}
+	all.Wait()
 }
 
 // remember reports whether the node's history is another one than before.

@@ -42,6 +42,28 @@ func (k *containment) refuse(ctx context.Context, s *primary, strip bool) error 
 	}
 }
 
+// lookBack sees, before this attempt passes the fence of a node, whether an earlier one
+// has. A fence that may not be read was not passed by one either; one that does not answer
+// holds nothing up, and may have been.
+func (k *containment) lookBack(ctx context.Context, a *postgres.Admin) error {
+	k.mu.Lock()
+	looked := k.looked[a.Node]
+	k.mu.Unlock()
+	if looked {
+		return nil
+	}
+	stored, err := a.Stored(ctx, k.c.Role)
+	refused := errors.As(err, new(*postgres.Refused)) && !postgres.IsCrowded(err)
+	if err != nil && ctx.Err() == nil && !refused {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.looked[a.Node] = true
+	k.again = k.again || err != nil && !refused || err == nil && stored.Rotation == k.fence.Rotation
+	return nil
+}
+
 // refuseOne tries once. That a login is refused does not depend on the fence: what is
 // late, and came in before the fence was passed, is undone when the password is taken.
 // If not even the fence can be read, patience is the limit of what can be late. If Pawl

@@ -29,6 +29,7 @@ type sentry struct {
 	admin   *postgres.Admin
 	node    inventory.Node // its primary, where the server is a replica
 	watches []*watch
+	unread  map[string]bool // logins whose verifiers the account may not read, by the last sweep
 }
 
 // join has the watch's servers swept for it, until it leaves or the rotator is closed.
@@ -134,7 +135,7 @@ func (p *sentry) sweep(ctx context.Context, watches []*watch) {
 	})
 	var held map[string]postgres.Role // read after the fences: what has passed one is seen
 	if len(returning) > 0 {
-		held, _ = p.admin.RoleStates(ctx, returning...)
+		held = p.read(ctx, all, returning)
 	}
 	e := postgres.Eviction{Returned: map[string]time.Time{}}
 	for i := range all {
@@ -150,6 +151,45 @@ func (p *sentry) sweep(ctx context.Context, watches []*watch) {
 			case g.altered <- p.node:
 			default: // by the next sweep
 			}
+		}
+	}
+}
+
+// read reads what the logins carry. One that the account may not read hides no other,
+// and is named once.
+func (p *sentry) read(ctx context.Context, watches []swept, logins []string) map[string]postgres.Role {
+	ctx, cancel := context.WithTimeout(ctx, time.Second/2) // sessions are to be ended in any case
+	defer cancel()
+	unread := func(login string) bool { return p.unread[login] }
+	held, err := p.admin.RoleStates(ctx, slices.DeleteFunc(slices.Clone(logins), unread)...)
+	alone := slices.DeleteFunc(slices.Clone(logins), func(login string) bool { return !unread(login) })
+	if postgres.IsRefused(err, postgres.NotPermitted) {
+		held, alone = map[string]postgres.Role{}, logins
+	}
+	for _, login := range alone {
+		role, err := p.admin.RoleState(ctx, login)
+		if err == nil {
+			held[login] = role
+		}
+		if refused := postgres.IsRefused(err, postgres.NotPermitted); refused && !p.unread[login] {
+			p.tell(ctx, watches, login, err)
+		} else if err == nil {
+			delete(p.unread, login)
+		}
+	}
+	return held
+}
+
+// tell names a login that cannot be read.
+func (p *sentry) tell(ctx context.Context, watches []swept, login string, err error) {
+	if p.unread == nil {
+		p.unread = map[string]bool{}
+	}
+	p.unread[login] = true
+	for _, g := range watches {
+		if g.contained.GetReturns() == login && g.o.note != nil {
+			g.o.note(ctx, &pawlv1.Note{Kind: "not guarded", Credential: g.c.Name, Rotation: g.rotation,
+				Text: fmt.Sprintf("%s: nobody sees whether the password of login %q is changed meanwhile: %v", p.admin.Node, login, err)})
 		}
 	}
 }
@@ -171,7 +211,7 @@ func (g *swept) dooms(e *postgres.Eviction, node string, stored postgres.Fence, 
 	e.Logins = append(e.Logins, stolen(g.contained)...)
 	e.Sessions = append(e.Sessions, unendingOn(g.contained, node)...)
 	switch role, known := held[returns]; {
-	case g.isPending(node) && known && g.o.stillOld(role, g.contained):
+	case g.isPending(node) && known && g.stillOld(role):
 		e.Logins = append(e.Logins, returns)
 	case !g.contained.GetClean():
 		g.returned = returned(stored, g.c, node, g.rotation, g.staged.GetCommittedAt()[node])
@@ -199,8 +239,11 @@ func (g *swept) isAltered(held map[string]postgres.Role) bool {
 	return known && !role.Verifier.Equal(g.envelope.Verifier) && (g.refused || !role.Verifier.IsZero())
 }
 
-// stillOld reports whether the login that returns still carries on a server what it
-// had before: a replica may have yet to replay.
-func (o *Rotator) stillOld(role postgres.Role, contained *pawlv1.Contained) bool {
-	return !role.Verifier.IsZero() && slices.Contains(contained.GetCarried(), o.envelopes.Fingerprint(role.Name, role.Verifier))
+// stillOld reports whether the login that returns carries on a late server anything but
+// its new password: what it had there is not known, if no attempt has seen it.
+func (g *swept) stillOld(role postgres.Role) bool {
+	if g.envelope == nil { // it cannot be opened now
+		return !role.Verifier.IsZero() && slices.Contains(g.contained.GetCarried(), g.o.envelopes.Fingerprint(role.Name, role.Verifier))
+	}
+	return !role.Verifier.IsZero() && !role.Verifier.Equal(g.envelope.Verifier)
 }
