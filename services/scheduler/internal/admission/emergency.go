@@ -37,6 +37,9 @@ func (c *Clerk) emergency(ctx context.Context, q *request) (*pawlv1.Answer, time
 	if m.log, err = c.d.Bus.ReadNewest(ctx, known.Name); err != nil {
 		return nil, 0, err
 	}
+	if m.log.Rotation == q.rotation { // another scheduler has just begun it
+		return accepted(q.rotation), 0, nil
+	}
 	why, err := c.held(ctx, m.log)
 	held := why != "" || err != nil // an emergency does not wait for what it can do without
 	refusal := ""

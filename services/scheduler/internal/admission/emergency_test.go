@@ -1,8 +1,10 @@
 package admission
 
 import (
+	"context"
 	"crypto/rand"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,6 +119,56 @@ func TestEmergenciesAreOnlyTakenWhereFewMayPublish(t *testing.T) {
 	o.rejected(o.askOn(bus.EmergencySubject("shop"), &pawlv1.Request{With: []string{"other"}}), "one credential")
 	o.rejected(o.askOn(bus.EmergencySubject("nobody"), &pawlv1.Request{}), "unknown credential")
 	o.accepted(o.emergency(contain)) // what was never adopted can be stolen, too
+}
+
+// meddled is JetStream with a log in which something happens before the newest event
+// of a credential is read.
+type meddled struct {
+	jetstream.JetStream
+	before func()
+}
+
+type meddledLog struct {
+	jetstream.Stream
+	before func()
+}
+
+func (m meddled) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	s, err := m.JetStream.Stream(ctx, name)
+	if name != bus.StreamLog {
+		return s, err
+	}
+	return meddledLog{s, m.before}, err
+}
+
+func (m meddledLog) GetLastMsgForSubject(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	m.before()
+	return m.Stream.GetLastMsgForSubject(ctx, subject)
+}
+
+// TestEmergencyThatAnotherSchedulerHasJustBegunDoesNotRefuseItself: it began between
+// the two looks.
+func TestEmergencyThatAnotherSchedulerHasJustBegunDoesNotRefuseItself(t *testing.T) {
+	o := open(t, map[string]string{"shop": ""})
+	q := &request{id: "r", user: bus.Operator, credential: "shop", rotation: "20261130-120000-abcde", at: time.Now(), delivered: 1, emergency: true, body: &pawlv1.Request{Action: contain}}
+	clerk := *o.clerk
+	clerk.d.Bus = o.server.Connect(t, saga.Scheduler)
+	clerk.d.Bus.JetStream = meddled{clerk.d.Bus.JetStream, sync.OnceFunc(func() {
+		same := *q
+		answer, _, err := o.clerk.emergency(t.Context(), &same)
+		if err != nil {
+			t.Error(err)
+		}
+		o.accepted(answer)
+	})}
+	answer, _, err := clerk.emergency(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.accepted(answer)
+	if log := o.newest("shop"); answer.GetRotation() != q.rotation || len(log.Records) != 1 {
+		t.Errorf("%v, %d events", answer, len(log.Records))
+	}
 }
 
 // TestWhatTheServerReadsOutIsNoEmergency: on a server with the accounts of a version
