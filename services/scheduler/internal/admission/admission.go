@@ -47,11 +47,14 @@ type Clerk struct {
 	book    *schedule.Book
 	replies *replies
 	limits  *limits
+	// patience is how long emergencies of one request are tried before it is told which
+	// of them are not known to have begun.
+	patience time.Duration
 }
 
 // New returns a clerk.
 func New(d service.Dependencies) *Clerk {
-	return &Clerk{d: d, book: schedule.New(d.Inventory), replies: &replies{waiting: map[string][]string{}, order: map[string][]waiter{}, given: map[string]*nats.Msg{}}, limits: newLimits()}
+	return &Clerk{d: d, book: schedule.New(d.Inventory), replies: &replies{waiting: map[string][]string{}, order: map[string][]waiter{}, given: map[string]*nats.Msg{}}, limits: newLimits(), patience: patience}
 }
 
 // Run answers requests until ctx ends.

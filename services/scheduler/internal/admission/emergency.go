@@ -84,14 +84,20 @@ func (c *Clerk) Contain(ctx context.Context, a Alarm) (*pawlv1.Answer, error) {
 		id: a.Request, credential: a.Credential, rotation: a.Rotation, delivered: 1, emergency: true, header: a.Header,
 		body: &pawlv1.Request{Action: pawlv1.Action_ACTION_CONTAIN, Reason: a.Reason, RequestedBy: a.RequestedBy},
 	}
+	answer, err := c.beginOne(ctx, q)
+	if err == nil {
+		c.count(q, answer)
+	}
+	return answer, err
+}
+
+// beginOne begins an emergency, or says what is in the way. It returns an error if it
+// is not known whether the emergency has begun.
+func (c *Clerk) beginOne(ctx context.Context, q *request) (*pawlv1.Answer, error) {
 	for {
 		answer, again, err := c.emergency(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		if answer != nil {
-			c.count(q, answer)
-			return answer, nil
+		if answer != nil || err != nil {
+			return answer, err
 		}
 		select {
 		case <-ctx.Done():

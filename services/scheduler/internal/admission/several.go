@@ -39,6 +39,9 @@ const recorded = bus.MaxEvent * 3 / 4
 // name all.
 const namedInAnswer = 20
 
+// unknownAgain is when emergencies that are not known to have begun are tried again.
+const unknownAgain = time.Second
+
 // several begins an emergency of each selected credential, all under one rotation id.
 // The record that lists them is stored before the first begins, and once: however
 // often the request is delivered, and whatever pawl.yaml says by then, the same
@@ -61,14 +64,19 @@ func (c *Clerk) several(ctx context.Context, q *request) (*pawlv1.Answer, time.D
 			return nil, 0, err
 		}
 	}
-	refused, err := c.beginAll(ctx, q, record.GetCredentials())
+	refused, unknown, err := c.beginAll(ctx, q, record.GetCredentials())
 	if err != nil {
 		return nil, 250 * time.Millisecond, err
+	}
+	answer := answerSeveral(q, record, refused, unknown)
+	if len(unknown) > 0 { // until it is known of all, nothing is refused for good
+		c.d.Log.WarnContext(ctx, "emergencies not known to have begun; they are tried again", "request", q.id, "rotation", q.rotation, "errors", unknown)
+		return answer, unknownAgain, nil
 	}
 	if err := c.noteRefused(ctx, q, refused); err != nil {
 		return nil, 250 * time.Millisecond, err
 	}
-	return answerSeveral(q, record, refused), 0, nil
+	return answer, 0, nil
 }
 
 // newRecord lists what the request selects, or says why nothing is done.
@@ -105,9 +113,10 @@ func (c *Clerk) newRecord(q *request) (*pawlv1.Note, *pawlv1.Answer) {
 	return record, nil
 }
 
-// beginAll begins the emergency of each, and returns why some did not begin. It
-// returns an error if it is not known of one: what has begun begins no second time.
-func (c *Clerk) beginAll(ctx context.Context, q *request, names []string) (refused map[string]string, err error) {
+// beginAll begins the emergency of each, and returns why some did not begin, and of
+// which that is not known. Those are tried for a while: what has begun begins no second
+// time.
+func (c *Clerk) beginAll(ctx context.Context, q *request, names []string) (refused, unknown map[string]string, err error) {
 	var known []*inventory.Credential
 	for _, name := range names {
 		if one := c.d.Inventory.Credentials[name]; one != nil {
@@ -118,48 +127,50 @@ func (c *Clerk) beginAll(ctx context.Context, q *request, names []string) (refus
 	under, span := c.d.Tracer.Start(trace.ContextWithRemoteSpanContext(ctx, telemetry.Extract(q.header)), "emergency of several requested",
 		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attribute.String("rotation.id", q.rotation), attribute.Int("rotation.credentials", len(names))))
 	defer span.End()
-	header := telemetry.Inject(under) // one trace of all
-	var mu sync.Mutex
+	all := *q
+	all.header = telemetry.Inject(under) // one trace of all
 	refused = map[string]string{}
+	for first := c.d.Clock.Now(); ; {
+		unknown = c.beginEach(ctx, &all, names, pools, refused)
+		if ctx.Err() != nil || len(unknown) == 0 || c.d.Clock.Since(first) >= c.patience {
+			return refused, unknown, ctx.Err()
+		}
+		names = slices.Sorted(maps.Keys(unknown))
+		select {
+		case <-ctx.Done():
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// beginEach tries each once. It adds to refused what was, and returns the errors of
+// those that are not known to have begun: one whose log cannot be read holds up no other.
+func (c *Clerk) beginEach(ctx context.Context, q *request, names []string, pools map[string][]string, refused map[string]string) (unknown map[string]string) {
+	var mu sync.Mutex
+	unknown = map[string]string{}
 	var all errgroup.Group
 	all.SetLimit(beginsAtOnce)
 	for _, name := range names {
 		all.Go(func() error {
 			one := *q
-			one.credential, one.group, one.header = name, pools[name], header
+			one.credential, one.group = name, pools[name]
 			answer, err := c.beginOne(ctx, &one)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+			if err == nil {
+				fault.Point(name, severalPoint+".begun")
 			}
-			fault.Point(name, severalPoint+".begun")
-			if answer.GetOutcome() == pawlv1.Outcome_OUTCOME_REJECTED {
-				mu.Lock()
-				defer mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				unknown[name] = err.Error()
+			case answer.GetOutcome() == pawlv1.Outcome_OUTCOME_REJECTED:
 				refused[name] = answer.GetReason()
 			}
 			return nil
 		})
 	}
-	return refused, all.Wait()
-}
-
-// beginOne begins one of them, until it is known whether it has begun.
-func (c *Clerk) beginOne(ctx context.Context, q *request) (*pawlv1.Answer, error) {
-	for {
-		answer, again, err := c.emergency(ctx, q)
-		// One whose log cannot be read keeps the others from their answer only so long.
-		if err != nil && ctx.Err() == nil && c.d.Clock.Since(q.at) > patience {
-			return rejected(fmt.Sprintf("%s: not known whether it has begun: %v", q.credential, err)), nil
-		}
-		if answer != nil || err != nil {
-			return answer, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(again):
-		}
-	}
+	_ = all.Wait() // each error is in unknown
+	return unknown
 }
 
 // noteRefused notes each credential that did not begin. Noted twice, it is one.
@@ -176,12 +187,20 @@ func (c *Clerk) noteRefused(ctx context.Context, q *request, refused map[string]
 	return nil
 }
 
-// answerSeveral says how many began, and names those that did not.
-func answerSeveral(q *request, record *pawlv1.Note, refused map[string]string) *pawlv1.Answer {
-	begun := len(record.GetCredentials()) - len(refused)
+// answerSeveral says how many began, and names those that did not, and those of which
+// that is not known.
+func answerSeveral(q *request, record *pawlv1.Note, refused, unknown map[string]string) *pawlv1.Answer {
+	begun := len(record.GetCredentials()) - len(refused) - len(unknown)
 	parts := []string{fmt.Sprintf("%d of %d credentials", begun, len(record.GetCredentials()))}
 	if own := record.GetLaggards(); len(own) > 0 {
 		parts = append(parts, "left out, since Pawl itself logs in with it: "+strings.Join(own, ", "))
+	}
+	for i, name := range slices.Sorted(maps.Keys(unknown)) {
+		if i == namedInAnswer {
+			parts = append(parts, fmt.Sprintf("and %d more that are tried", len(unknown)-i))
+			break
+		}
+		parts = append(parts, fmt.Sprintf("not known whether it has begun, and tried until it is known: %s (%s)", name, short(unknown[name])))
 	}
 	for i, name := range slices.Sorted(maps.Keys(refused)) {
 		if i == namedInAnswer {
@@ -191,7 +210,7 @@ func answerSeveral(q *request, record *pawlv1.Note, refused map[string]string) *
 		parts = append(parts, "not begun: "+short(refused[name]))
 	}
 	answer := accepted(q.rotation)
-	if begun == 0 {
+	if begun+len(unknown) == 0 {
 		answer = rejected("")
 	}
 	answer.Reason = strings.Join(parts, "; ")

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
@@ -144,11 +145,11 @@ func TestEmergencyOfSeveralThatIsDeliveredAgainBeginsOnlyTheRest(t *testing.T) {
 	if _, err := o.scheduler.PublishAfter(dying, bus.SeveralSubject(q.rotation), record, bus.SeveralSubject(q.rotation), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.clerk.beginAll(dying, q, record.GetCredentials()[:1]); err != nil {
+	if _, _, err := o.clerk.beginAll(dying, q, record.GetCredentials()[:1]); err != nil {
 		t.Fatal(err)
 	}
 	die()
-	if _, err := o.clerk.beginAll(dying, q, record.GetCredentials()); !errors.Is(err, context.Canceled) {
+	if _, _, err := o.clerk.beginAll(dying, q, record.GetCredentials()); !errors.Is(err, context.Canceled) {
 		t.Errorf("of a dead scheduler: %v", err)
 	}
 	first := o.newest("a1").LastSeq()
@@ -165,6 +166,43 @@ func TestEmergencyOfSeveralThatIsDeliveredAgainBeginsOnlyTheRest(t *testing.T) {
 	}
 	if o.newest("a1").LastSeq() != first {
 		t.Error("a1 began a second time")
+	}
+}
+
+// TestCredentialWhoseLogCannotBeReadStaysInItsEmergency: the request is told how it
+// stands, is not acknowledged, and begins the emergency once the log can be read.
+func TestCredentialWhoseLogCannotBeReadStaysInItsEmergency(t *testing.T) {
+	o := openStore(t)
+	clerk := *o.clerk
+	clerk.patience = 0 // told at once
+	q := &request{id: "r", user: bus.Operator, credential: bus.Several, rotation: "20261130-120000-abcde", at: time.Now().Add(-time.Minute), delivered: 1, emergency: true,
+		body: &pawlv1.Request{Action: contain, Selection: &pawlv1.Selection{Clusters: []string{"alpha", "beta"}}}}
+	stray, err := o.owners[saga.DBRotator].JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: bus.LogSubject("b1", "stray", saga.Staged)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		answer, again, err := clerk.several(t.Context(), q)
+		if err != nil || again == 0 {
+			t.Fatalf("the request is settled, %v, %v", answer, err)
+		}
+		o.accepted(answer)
+		if reason := answer.GetReason(); !strings.Contains(reason, "2 of 3 credentials") || !strings.Contains(reason, "tried until it is known: b1") {
+			t.Errorf("told %q", reason)
+		}
+	}
+	refusals := 0
+	if _, err := o.operator.Scan(t.Context(), bus.StreamNote, bus.NoteSubject(saga.Scheduler), bus.Start{}, refusalsOf("b1", &refusals)); err != nil || refusals > 0 {
+		t.Errorf("%d refusals are noted, %v", refusals, err)
+	}
+	begin := &pawlv1.Event{Detail: &pawlv1.Event_Requested{Requested: &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Flow: saga.Alternating, Generation: 1, Role: "b1"}}}
+	if _, err := o.scheduler.Append(t.Context(), "b1", "readable", saga.Requested, begin, nil, stray.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	answer := o.settled(func() (*pawlv1.Answer, time.Duration, error) { return clerk.several(t.Context(), q) })
+	o.accepted(answer)
+	if log := o.newest("b1"); log.Rotation != q.rotation || !strings.Contains(answer.GetReason(), "3 of 3 credentials") {
+		t.Errorf("b1 is at %s; %v", log.Rotation, answer)
 	}
 }
 
