@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	text "text/template"
 	"time"
 
@@ -109,8 +110,24 @@ func (r *Several) member(log bus.Log, inv *inventory.Inventory) (Member, error) 
 	return m, nil
 }
 
-// Status says how it stands, in a sentence.
+// Status says how it stands: of those that began, and how many did not.
 func (r *Several) Status() string {
+	if n := len(r.NotBegun); n > 0 {
+		const most = 10
+		names := strings.Join(r.NotBegun[:min(n, most)], ", ")
+		if n > most {
+			names += fmt.Sprintf(" and %d more", n-most)
+		}
+		missing := fmt.Sprintf("%d of %d credentials did not begin (%s): their stolen passwords may still work.", n, r.Asked, names)
+		if r.Begun == 0 {
+			return missing
+		}
+		return r.ofBegun() + " " + missing
+	}
+	return r.ofBegun()
+}
+
+func (r *Several) ofBegun() string {
 	pending := 0
 	for _, m := range r.Credentials {
 		if len(m.Pending) > 0 {
