@@ -19,6 +19,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -28,7 +29,7 @@ type severalResult struct {
 	Request     string   `json:"request,omitempty"`
 	Rotation    string   `json:"rotation,omitempty"` // of an emergency: the id of all
 	Run         string   `json:"run,omitempty"`      // of rotations
-	Outcome     string   `json:"outcome"`            // contained, completed, stalled, running, failed, rejected
+	Outcome     string   `json:"outcome"`            // contained, pending, completed, stalled, running, failed, rejected
 	Reason      string   `json:"reason,omitempty"`
 	LeftOut     []string `json:"left_out,omitempty"`
 	Seconds     float64  `json:"seconds"`
@@ -78,11 +79,12 @@ func emergencyOfSeveral(cmd *cobra.Command, s inventory.Selection, reason string
 	if err != nil {
 		return err
 	}
+	tellEdited(cmd, inv, conn) // only now: the emergency waits for nothing
 	if answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED {
 		return refused(cmd, newResult(answer), answer.GetReason(), func(io.Writer, render.Style) error { return nil })
 	}
 	say(cmd, "emergency %s: %s", answer.GetRotation(), answer.GetReason())
-	return followSeveral(cmd, inv, conn, answer, from, wait)
+	return followSeveral(cmd, inv, conn, answer, namesOf(credentials), from, wait)
 }
 
 // answeredWithin is how long the answer about many credentials is waited for: it comes
@@ -123,22 +125,26 @@ func askPatiently(cmd *cobra.Command, conn *client.Client, body *pawlv1.Request)
 	}
 }
 
-// followSeveral shows the emergency's progress.
-func followSeveral(cmd *cobra.Command, inv *inventory.Inventory, conn *client.Client, answer *pawlv1.Answer, from client.Position, wait bool) error {
+// followSeveral shows the emergency's progress. It judges the credentials that were
+// confirmed, not only those that the scheduler has recorded: it may have started with
+// another pawl.yaml.
+func followSeveral(cmd *cobra.Command, inv *inventory.Inventory, conn *client.Client, answer *pawlv1.Answer, confirmed []string, from client.Position, wait bool) error {
 	names, err := conn.CredentialsOf(cmd.Context(), answer.GetRotation())
 	if err != nil {
 		return err
 	}
 	record, err := conn.Several(cmd.Context(), answer.GetRotation())
+	if err == nil && record == nil {
+		err = fmt.Errorf("the bus has no record of emergency %s yet: `pawl incident %[1]s` shows it later", answer.GetRotation())
+	}
 	if err != nil {
 		return err
 	}
 	r := &severalResult{Request: answer.GetRequest(), Rotation: answer.GetRotation(), Reason: answer.GetReason(), LeftOut: record.GetLaggards()}
-	t := newTally(record.GetCredentials(), true)
-	for name, p := range t.parts {
-		if p.Rotation = answer.GetRotation(); !slices.Contains(names, name) {
-			t.reject(name, "not begun")
-		}
+	t := tallyOf(inv, record, names, confirmed)
+	extra := slices.DeleteFunc(slices.Clone(record.GetCredentials()), func(name string) bool { return slices.Contains(confirmed, name) })
+	if len(extra) > 0 {
+		say(cmd, "note: the emergency is also of credentials that the pawl.yaml of the scheduler selects, and that are not in this one: %s", shorten(extra))
 	}
 	for _, name := range names { // what was done before while there was no bus
 		if err := glass.Tell(cmd.Context(), inv, conn, name, answer.GetRotation()); err != nil {
@@ -154,6 +160,27 @@ func followSeveral(cmd *cobra.Command, inv *inventory.Inventory, conn *client.Cl
 	entries, others := conn.Follow(ctx, "*", answer.GetRotation(), from.WholeLog()), conn.Follow(ctx, "*", "*", from)
 	finished := t.watch(ctx, cmd, entries, others, done, until, wait)
 	return r.report(cmd, t, finished, wait)
+}
+
+// tallyOf counts those that were confirmed or recorded, of which some have begun.
+func tallyOf(inv *inventory.Inventory, record *pawlv1.Note, begun, confirmed []string) *tally {
+	recorded := record.GetCredentials()
+	t := newTally(slices.Concat(confirmed, recorded), true)
+	for name, p := range t.parts {
+		p.Rotation = record.GetRotation()
+		if c := inv.Credentials[name]; c != nil {
+			p.cluster = c.Cluster.Name
+		}
+		switch {
+		case slices.Contains(record.GetLaggards(), name):
+			t.reject(name, "by the pawl.yaml of the scheduler, Pawl itself logs in with it")
+		case !slices.Contains(recorded, name):
+			t.reject(name, "the scheduler does not know it: restart it with this pawl.yaml")
+		case !slices.Contains(begun, name):
+			t.reject(name, "not begun")
+		}
+	}
+	return t
 }
 
 // quiet is how long an emergency may stand still before whoever asked for it is told.
@@ -191,39 +218,7 @@ func (t *tally) watch(ctx context.Context, cmd *cobra.Command, entries, others <
 // report prints the result, and returns an error if not all is well.
 func (r *severalResult) report(cmd *cobra.Command, t *tally, finished, wait bool) error {
 	r.Counts, r.Credentials, r.Seconds = t.counts(), t.list(), time.Since(t.began).Seconds()
-	var left, failed []string
-	stalled := false
-	for _, p := range r.Credentials {
-		awaited := !p.contained && !wait || !p.over && wait
-		said := p.Credential
-		if p.bad || p.stalled {
-			said += " (" + strings.TrimSuffix(p.Outcome+": "+p.Reason, ": ") + ")"
-		}
-		switch {
-		case p.bad, awaited && p.stalled && finished:
-			failed = append(failed, said)
-			stalled = stalled || p.stalled
-		case awaited:
-			left = append(left, said)
-		}
-	}
-	var err error
-	switch {
-	case !finished:
-		r.Outcome = chronicle.Running
-		err = fmt.Errorf("no longer waiting: %s not done yet (%s). They go on: `pawl status` shows them", service.Count(len(left), "credential"), shorten(left))
-		if r.Rotation != "" {
-			err = fmt.Errorf("%w, and `pawl incident %s` the whole", err, r.Rotation)
-		}
-	case stalled:
-		r.Outcome, err = chronicle.Stalled, exit{exitStalled, fmt.Errorf("%s did not end well: %s", service.Count(len(failed), "credential"), shorten(failed))}
-	case len(failed) > 0:
-		r.Outcome, err = "failed", exit{exitRolledBack, fmt.Errorf("%s did not end well: %s", service.Count(len(failed), "credential"), shorten(failed))}
-	case wait:
-		r.Outcome = "completed"
-	default:
-		r.Outcome = "contained"
-	}
+	err := r.judge(finished, wait)
 	printed := output(cmd, r, func(w io.Writer, _ render.Style) error {
 		id := r.Rotation
 		if id == "" {
@@ -233,6 +228,54 @@ func (r *severalResult) report(cmd *cobra.Command, t *tally, finished, wait bool
 		return err
 	})
 	return errors.Join(printed, err)
+}
+
+// judge names the outcome, and returns an error if not all is well. Its exit code is that
+// of the worst.
+func (r *severalResult) judge(finished, wait bool) error {
+	var left, failed, pending, wrong []string
+	worst, stalled := exitDone, false
+	for _, p := range r.Credentials {
+		awaited := !p.contained && !wait || !p.over && wait
+		switch {
+		case p.bad, awaited && p.stalled && finished:
+			failed = append(failed, p.String())
+			stalled = stalled || p.stalled
+		case awaited:
+			left = append(left, p.String())
+		case len(p.Pending) > 0:
+			pending = append(pending, p.String())
+		}
+		if p.bad || awaited {
+			worst = max(worst, p.exit())
+		}
+	}
+	if r.Outcome = "contained"; wait {
+		r.Outcome = string(saga.Completed)
+	}
+	if len(pending) > 0 {
+		r.Outcome, worst = "pending", max(worst, exitFailed)
+		wrong = append(wrong, "not contained everywhere: "+shorten(pending)+". They are tried on")
+	}
+	if len(failed) > 0 {
+		r.Outcome = "failed"
+		wrong = append(wrong, fmt.Sprintf("%s did not end well: %s", service.Count(len(failed), "credential"), shorten(failed)))
+	}
+	if stalled {
+		r.Outcome = chronicle.Stalled
+	}
+	if !finished {
+		r.Outcome, worst = chronicle.Running, max(worst, exitFailed)
+		unfinished := fmt.Sprintf("no longer waiting: %s not done yet (%s). They go on: `pawl status` shows them", service.Count(len(left), "credential"), shorten(left))
+		if r.Rotation != "" {
+			unfinished += fmt.Sprintf(", and `pawl incident %s` the whole", r.Rotation)
+		}
+		wrong = append(wrong, unfinished)
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return exit{worst, errors.New(strings.Join(wrong, "; "))}
 }
 
 // shorten names the first of many.

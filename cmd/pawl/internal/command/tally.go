@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/service"
 )
 
 // part is one credential of several that are awaited.
@@ -20,6 +22,7 @@ type part struct {
 	Rotation   string   `json:"rotation,omitempty"`
 	Outcome    string   `json:"outcome"` // requested, contained, published, verified, completed, rolled-back, stalled, rejected
 	Reason     string   `json:"reason,omitempty"`
+	Pending    []string `json:"pending,omitempty"` // servers on which it is not contained yet
 	Contained  *float64 `json:"seconds_to_contain,omitempty"`
 	Verified   *float64 `json:"seconds_to_verify,omitempty"`
 
@@ -28,6 +31,32 @@ type part struct {
 	contained, published, verified, over, bad bool
 	stalled                                   bool // for now: it goes on by itself
 	before                                    string
+	cluster                                   string
+}
+
+// exit is the exit code that it alone would have.
+func (p *part) exit() int {
+	switch {
+	case p.Outcome == "rejected" || p.Outcome == chronicle.Superseded:
+		return exitRejected
+	case p.stalled:
+		return exitStalled
+	case p.bad:
+		return exitRolledBack
+	}
+	return exitDone
+}
+
+// String names it, and what is wrong.
+func (p *part) String() string {
+	said := p.Credential
+	if p.bad || p.stalled {
+		said += " (" + strings.TrimSuffix(p.Outcome+": "+p.Reason, ": ") + ")"
+	}
+	if len(p.Pending) > 0 {
+		said += " (not yet: " + strings.Join(p.Pending, ", ") + ")"
+	}
+	return said
 }
 
 // tally counts how far several credentials are.
@@ -53,6 +82,8 @@ func (t *tally) take(e bus.Entry) bool {
 		return true
 	case p == nil || p.Rotation == "" || e.Rotation != p.Rotation:
 		return false
+	case p.Outcome == chronicle.Superseded: // what it did before comes late
+		return true
 	case e.Note != nil:
 		if e.Note.GetKind() == "stalled" && !p.over && !p.stalled {
 			p.before, p.Outcome, p.Reason, p.stalled = p.Outcome, chronicle.Stalled, e.Note.GetText(), true
@@ -70,8 +101,14 @@ func (t *tally) take(e bus.Entry) bool {
 	switch event {
 	case saga.Requested:
 		p.requested = e.Event.At
+		if p.Outcome == "rejected" { // it has begun after all
+			p.over, p.bad, p.Reason = false, false, ""
+		}
 	case saga.Contained:
 		p.contained, p.Contained = true, since()
+		p.Pending = slices.Sorted(maps.Keys(e.Event.Body.GetContained().GetPending()))
+	case saga.Released:
+		p.Pending = nil
 	case saga.Published:
 		p.published = true
 	case saga.Verified:
@@ -96,8 +133,12 @@ func (t *tally) superseded(e bus.Entry) bool {
 	if p == nil || p.Rotation == "" || e.Event == nil || e.Event.Body.GetRequested().GetSupersedes() != p.Rotation {
 		return false
 	}
-	p.Outcome, p.Reason, p.over, p.bad, p.stalled = chronicle.Superseded, "by "+e.Rotation, true, true, false
+	p.supersede(e.Rotation)
 	return true
+}
+
+func (p *part) supersede(by string) {
+	p.Outcome, p.Reason, p.over, p.bad, p.stalled = chronicle.Superseded, "by "+by, true, true, false
 }
 
 // reject ends one that did not begin.
@@ -110,6 +151,7 @@ func (t *tally) reject(name, why string) {
 type counts struct {
 	All       int `json:"credentials"`
 	Contained int `json:"contained,omitempty"`
+	Pending   int `json:"pending,omitempty"` // servers on which one is not contained yet
 	Published int `json:"published"`
 	Verified  int `json:"verified"`
 	Failed    int `json:"failed"`
@@ -118,14 +160,19 @@ type counts struct {
 }
 
 func (t *tally) counts() (c counts) {
+	pending := map[string]bool{}
 	for _, p := range t.parts {
 		c.All++
+		for _, node := range p.Pending {
+			pending[p.cluster+" "+node] = true
+		}
 		for n, has := range map[*int]bool{&c.Contained: p.contained, &c.Published: p.published, &c.Verified: p.verified, &c.Failed: p.bad, &c.Stalled: p.stalled, &c.Completed: p.over && !p.bad} {
 			if has {
 				*n++
 			}
 		}
 	}
+	c.Pending = len(pending)
 	return c
 }
 
@@ -159,7 +206,11 @@ func (t *tally) line(width int, until func(counts) int) string {
 	}
 	var said []string
 	if t.contains {
-		said = append(said, fmt.Sprintf("%d contained", c.Contained))
+		contained := fmt.Sprintf("%d contained", c.Contained)
+		if c.Pending > 0 {
+			contained += fmt.Sprintf(" (%s not yet)", service.Count(c.Pending, "node"))
+		}
+		said = append(said, contained)
 	}
 	said = append(said, fmt.Sprintf("%d published", c.Published), fmt.Sprintf("%d verified", c.Verified), fmt.Sprintf("%d failed", c.Failed))
 	if c.Stalled > 0 {
