@@ -179,25 +179,61 @@ func (r *rotating) once(ctx context.Context, credential string) (*pawlv1.Answer,
 	}
 }
 
-// answered notes which rotation each of the unit has, and reads what that has done
-// before it was followed: a run that goes on finds rotations of before.
+// answered notes which rotation each of the unit has, and what that has done before it
+// was followed: a run that goes on finds rotations of before.
 func (r *rotating) answered(ctx context.Context, a reply) error {
-	for _, name := range a.unit {
-		p := r.tally.parts[name]
-		if a.answer.GetOutcome() != pawlv1.Outcome_OUTCOME_ACCEPTED {
-			r.tally.reject(name, a.answer.GetReason())
-			continue
-		}
-		p.Rotation, p.Outcome = a.answer.GetRotation(), "requested"
-		log, err := r.conn.ReadRotation(ctx, name, p.Rotation)
-		if err != nil {
+	accepted, why := a.answer.GetOutcome() == pawlv1.Outcome_OUTCOME_ACCEPTED, a.answer.GetReason()
+	var begun []string
+	if accepted {
+		var err error
+		if begun, err = r.conn.CredentialsOf(ctx, a.answer.GetRotation()); err != nil {
 			return err
 		}
-		for i := range log.Records {
-			r.tally.take(bus.Entry{Credential: name, Rotation: p.Rotation, Event: &log.Records[i]})
+		why = fmt.Sprintf("not begun: it is not part of rotation %s", a.answer.GetRotation())
+	}
+	for _, name := range a.unit {
+		if !accepted || !slices.Contains(begun, name) {
+			r.tally.reject(name, why)
+			continue
+		}
+		p := r.tally.parts[name]
+		p.Rotation, p.Outcome = a.answer.GetRotation(), "requested"
+		if err := r.catchUp(ctx, p); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// catchUp reads what one's rotation has done. One that another has superseded, or that
+// has stalled, may have done so before this run follows anything.
+func (r *rotating) catchUp(ctx context.Context, p *part) error {
+	newest, err := r.conn.ReadNewest(ctx, p.Credential) // first: a log that is open after this was superseded
+	if err != nil {
+		return err
+	}
+	log, err := r.conn.ReadRotation(ctx, p.Credential, p.Rotation)
+	if err != nil {
+		return err
+	}
+	for i := range log.Records {
+		r.tally.take(bus.Entry{Credential: p.Credential, Rotation: p.Rotation, Event: &log.Records[i]})
+	}
+	state, err := log.Fold()
+	if err != nil || !state.Open() {
+		return nil // of another version, it is followed all the same
+	}
+	if newest.Rotation != p.Rotation && newest.LastSeq() > log.LastSeq() {
+		p.supersede(newest.Rotation)
+		return nil
+	}
+	notes, err := r.conn.Notes(ctx, log.Records[0].At)
+	for _, note := range notes {
+		if note.Credential == p.Credential && !note.At.Before(state.Last.At) { // else it went on
+			r.tally.take(note)
+		}
+	}
+	return err
 }
 
 // longestRun is how long a run's id may be: what is added to it makes a token.
