@@ -14,8 +14,9 @@ import (
 // logins that Pawl rotates (configured roles and siblings); if the admin is among
 // them, both of its logins are made. For PostgreSQL 13 to 18; running it again is
 // harmless, and needed after another role was configured. What earlier versions
-// gave the admin beyond that, it takes away.
-func AdminSQL(admin, observer inventory.Account, roles []string) string {
+// gave the admin beyond that, it takes away. inPlace are those of the roles that are no
+// second login, though the name may be one's.
+func AdminSQL(admin, observer inventory.Account, roles []string, inPlace ...string) string {
 	accounts := []string{admin.User}
 	if observer.User != "" && observer.User != admin.User {
 		accounts = append(accounts, observer.User)
@@ -34,20 +35,22 @@ func AdminSQL(admin, observer inventory.Account, roles []string) string {
 	if len(accounts) == 2 {
 		fmt.Fprintf(&sql, "ALTER ROLE %s INHERIT;\nGRANT pg_monitor TO %[1]s;\n", identifier(observer.User))
 	}
-	sql.WriteString("\n" + createFence + ownedBySuperuser)
-	sql.WriteString(verifierFunction(roles))
+	sql.WriteString("\n" + createFence + ownedBySuperuser + verifierFunction(roles) + procedures(own, roles, inPlace) + noneOfOthers + ownersAlone)
 	for _, account := range accounts {
 		fmt.Fprintf(&sql, "GRANT USAGE ON SCHEMA pawl TO %s;\nGRANT EXECUTE ON FUNCTION pawl.verifier(name) TO %[1]s;\n", identifier(account))
 	}
 	fmt.Fprintf(&sql, "GRANT SELECT, INSERT, UPDATE ON pawl.fence TO %s;\n", identifier(admin.User))
+	fmt.Fprintf(&sql, callProcedures, identifier(admin.User))
 	fmt.Fprintf(&sql, readRules, identifier(accounts[len(accounts)-1]))
 	for _, login := range own {
 		if login != admin.User {
 			sql.WriteString(pair(admin.User, login))
 		}
 	}
-	sql.WriteString(procedures(admin.User, own, roles) + noneOfOthers)
-	fmt.Fprintf(&sql, revokeWide, identifier(admin.User), literal(admin.User), pairs(own, roles))
+	for _, login := range own {
+		fmt.Fprintf(&sql, "ALTER ROLE %s NOCREATEROLE NOCREATEDB;\n", identifier(login))
+	}
+	fmt.Fprintf(&sql, revokeWide, array(own), literal(admin.User), pairs(own, roles))
 	fmt.Fprintf(&sql, grantQuiet, array(own), literal(admin.User))
 	sql.WriteString("COMMIT;\n")
 	return sql.String()
@@ -62,7 +65,8 @@ const worth = `--
 -- It can make no other role, alter no other role, and give nobody a role, but what one of these roles
 -- may do itself (up to PostgreSQL 15: let others act as it). To a role that is, or may act
 -- as, a superuser, or that can create roles, replicate or reach the server's files, it gives no password.
--- Earlier versions of Pawl gave it CREATEROLE, which is taken from it here. That was worth more:
+-- Earlier versions of Pawl gave it CREATEROLE, which is taken from it here, with every membership that
+-- it does not need. That was worth more:
 --   PostgreSQL 13 to 15: nearly all that a superuser can. CREATEROLE gives itself any
 --     role but a superuser's, and pg_execute_server_program runs programs on the server.
 --   PostgreSQL 16 to 18: act as each role that is named below, and create roles.
@@ -94,20 +98,19 @@ END $do$;
 // ownedBySuperuser leaves nothing in the schema that somebody else has put there, for
 // it would run with a superuser's rights, or in the place of what Pawl calls. A table
 // that is not as this script makes it may have rules, triggers or expressions on it: its
-// rows are copied, and it goes.
+// rows are copied, and it goes. Only what is locked is judged: until then its owner can
+// put something else in its place.
 const ownedBySuperuser = `DO $do$
 DECLARE
-	r record;
-	old oid := to_regclass('pawl.fence');
+	old oid;
 BEGIN
 	ALTER SCHEMA pawl OWNER TO CURRENT_USER;
-	FOR r IN SELECT a.grantee FROM pg_catalog.pg_namespace n, aclexplode(n.nspacl) AS a WHERE n.nspname = 'pawl' AND a.grantee <> n.nspowner AND a.privilege_type = 'CREATE' GROUP BY 1 LOOP
-		EXECUTE format('REVOKE CREATE ON SCHEMA pawl FROM %s CASCADE', CASE WHEN r.grantee = 0 THEN 'PUBLIC' ELSE r.grantee::regrole::text END);
-	END LOOP;
-	IF EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old AND relkind <> 'r') THEN
+	LOCK TABLE ONLY pawl.fence IN ACCESS SHARE MODE;
+	old := to_regclass('pawl.fence');
+	IF (SELECT relkind FROM pg_catalog.pg_class WHERE oid = old) IS DISTINCT FROM 'r' THEN
 		RAISE EXCEPTION 'pawl.fence is no table: look who made it, drop it, and run this again';
 	END IF;
-	IF old IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+	IF EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
 			WHERE c.oid = old AND o.rolsuper AND NOT relhasrules AND NOT relhastriggers AND NOT relrowsecurity AND NOT relhassubclass
 			AND (SELECT count(*) FROM pg_catalog.pg_index WHERE indrelid = old) = 1 AND EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = old AND contype = 'p')
 			AND NOT EXISTS (SELECT FROM pg_catalog.pg_statistic_ext WHERE stxrelid = old)
@@ -115,8 +118,9 @@ BEGIN
 		RETURN;
 	END IF;
 	LOCK TABLE ONLY pawl.fence IN ACCESS EXCLUSIVE MODE;
-	IF (SELECT array_agg(attname || ' ' || atttypid::regtype || attgenerated::text ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = old AND attnum > 0 AND NOT attisdropped)
-			<> ARRAY['role name', 'generation bigint', 'phase integer', 'rotation text', 'updated_at timestamp with time zone', 'idle_since timestamp with time zone', 'looked_at timestamp with time zone']
+	IF to_regclass('pawl.fence') IS DISTINCT FROM old
+		OR (SELECT array_agg(attname || ' ' || atttypid::regtype || attgenerated::text ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid = old AND attnum > 0 AND NOT attisdropped)
+			IS DISTINCT FROM ARRAY['role name', 'generation bigint', 'phase integer', 'rotation text', 'updated_at timestamp with time zone', 'idle_since timestamp with time zone', 'looked_at timestamp with time zone']
 		OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old AND relkind <> 'r') THEN
 		RAISE EXCEPTION 'pawl.fence has not the columns that Pawl gave it: look who made it, drop it, and run this again';
 	END IF;
@@ -129,15 +133,35 @@ BEGIN
 END $do$;
 `
 
-// noneOfOthers is run when Pawl's own procedures are there.
+// strangers are the routines in the schema that no superuser made, as one text.
+const strangers = `SELECT string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
+		WHERE p.pronamespace = to_regnamespace('pawl') AND NOT o.rolsuper`
+
+// noneOfOthers is run when Pawl's own procedures are there. It does not see what
+// another transaction has not committed: see Health.Strangers.
 const noneOfOthers = `DO $do$
 DECLARE
-	theirs text := (SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
-		WHERE p.pronamespace = 'pawl'::regnamespace AND NOT o.rolsuper);
+	theirs text := (` + strangers + `);
 BEGIN
 	IF theirs IS NOT NULL THEN
 		RAISE EXCEPTION 'schema pawl holds what no superuser made, and what could be called in the place of Pawl''s own: %. Look who made it, drop it, and run this again', theirs;
 	END IF;
+END $do$;
+`
+
+// ownersAlone takes what others may do in the schema, by default privileges or by who
+// owned it before. What the accounts need is granted after it.
+const ownersAlone = `DO $do$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT DISTINCT o.what, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+		FROM (SELECT 'SCHEMA pawl' AS what, nspowner AS owner, coalesce(nspacl, acldefault('n', nspowner)) AS acl FROM pg_catalog.pg_namespace WHERE nspname = 'pawl'
+			UNION ALL SELECT 'TABLE pawl.fence', relowner, coalesce(relacl, acldefault('r', relowner)) FROM pg_catalog.pg_class WHERE oid = 'pawl.fence'::regclass
+			UNION ALL SELECT format('ROUTINE %s', oid::regprocedure), proowner, coalesce(proacl, acldefault('f', proowner)) FROM pg_catalog.pg_proc WHERE pronamespace = 'pawl'::regnamespace) AS o,
+			aclexplode(o.acl) AS a WHERE a.grantee <> o.owner LOOP
+		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', r.what, r.grantee);
+	END LOOP;
 END $do$;
 `
 
@@ -157,7 +181,6 @@ BEGIN
 	RETURN (SELECT CASE WHEN rolpassword LIKE 'md5%%' AND pawl.refusal(r, true) IS NOT NULL THEN 'md5' ELSE rolpassword END
 		FROM pg_catalog.pg_authid WHERE rolname = r AND NOT rolsuper);
 END $pawl$;
-REVOKE ALL ON FUNCTION pawl.verifier(name) FROM PUBLIC;
 `, array(roles))
 }
 

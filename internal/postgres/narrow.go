@@ -25,7 +25,7 @@ func (a *Admin) MayAlter(ctx context.Context, role string) (refusal string, err 
 			return a.named(err)
 		}
 		if narrow {
-			return a.named(c.QueryRow(ctx, "SELECT coalesce(pawl.refusal($1, true), '')", role).Scan(&refusal))
+			return a.named(c.QueryRow(ctx, "SELECT coalesce(pawl.refusal($1::name, true), '')", role).Scan(&refusal))
 		}
 		err := c.QueryRow(ctx, `SELECT CASE
 				WHEN $2 THEN coalesce(has_function_privilege(to_regprocedure('pawl.alter_own(name,boolean,text)'), 'execute'), false)

@@ -16,15 +16,15 @@ import (
 //
 // Each is dropped first: CREATE OR REPLACE would keep the owner and the grants of
 // one that somebody else has put there.
-func procedures(admin string, own, roles []string) string {
-	sql := dropProcedures + fmt.Sprintf(refusalFunction, array(roles), array(own)) +
+func procedures(own, roles, inPlace []string) string {
+	return dropProcedures + fmt.Sprintf(refusalFunction, array(roles), pairs(own, roles), array(inPlace), array(own)) +
 		fmt.Sprintf(alterLogin, verifierPattern) + fmt.Sprintf(createSibling, pairs(own, roles)) + fmt.Sprintf(restoreSetting, pairs(own, roles)) + fmt.Sprintf(lendLogin, lentPattern, array(own), verifierPattern) + fmt.Sprintf(takeBack, lentPattern)
-	for _, routine := range []string{"FUNCTION pawl.refusal(name, boolean)", "PROCEDURE pawl.alter_login(name, boolean, text)",
-		"PROCEDURE pawl.create_sibling(name, name, jsonb)", "PROCEDURE pawl.restore_setting(name, text, text, text)", "PROCEDURE pawl.lend_login(name, name, text)", "PROCEDURE pawl.take_back(name)"} {
-		sql += fmt.Sprintf("REVOKE ALL ON %s FROM PUBLIC;\nGRANT EXECUTE ON %[1]s TO %s;\n", routine, identifier(admin))
-	}
-	return sql
 }
+
+const callProcedures = `GRANT EXECUTE ON FUNCTION pawl.refusal(name, boolean) TO %[1]s;
+GRANT EXECUTE ON PROCEDURE pawl.alter_login(name, boolean, text), pawl.create_sibling(name, name, jsonb), pawl.restore_setting(name, text, text, text),
+	pawl.lend_login(name, name, text), pawl.take_back(name) TO %[1]s;
+`
 
 // pairs are the second logins that may be made, each with its owner. Those of the
 // admin itself are made by the script.
@@ -56,7 +56,8 @@ DROP FUNCTION IF EXISTS pawl.refusal(name, boolean);
 
 // refusalFunction is asked at each call, for a role may have become more than it
 // was. Who holds the admin's password must not become more than the applications
-// are; but their logins may always be refused, as an emergency does.
+// are, nor somebody else's role that only has the name of a second login; but their
+// logins may always be refused, as an emergency does.
 const refusalFunction = `
 -- Why the role may not be altered, or not be given a password or a login: NULL if it may.
 CREATE FUNCTION pawl.refusal(login name, gives boolean) RETURNS text
@@ -70,6 +71,12 @@ BEGIN
 	END IF;
 	IF (login = ANY (%s)) IS NOT TRUE THEN
 		RETURN 'is not one that Pawl was given: run what ` + "`pawl init --admin-sql`" + ` prints';
+	END IF;
+	SELECT format('exists and is no member of %%I: drop it, or grant it that role and SET role', p.owner) INTO more
+		FROM (VALUES %s) AS p (sibling, owner) JOIN pg_catalog.pg_roles s ON s.rolname = p.sibling LEFT JOIN pg_catalog.pg_roles o ON o.rolname = p.owner
+		WHERE p.sibling = login AND login <> ALL (%s) AND gives IS NOT FALSE AND NOT coalesce(pg_has_role(s.oid, o.oid, 'MEMBER'), false);
+	IF more IS NOT NULL THEN
+		RETURN more;
 	END IF;
 	SELECT CASE WHEN p.rolsuper THEN 'SUPERUSER' WHEN p.rolcreaterole THEN 'CREATEROLE' WHEN p.rolreplication THEN 'REPLICATION' ELSE p.rolname END
 			|| CASE WHEN p.oid = l.oid OR starts_with(p.rolname, 'pg_') THEN '' ELSE format(' through %%I', p.rolname) END INTO more
@@ -205,26 +212,41 @@ BEGIN
 END $pawl$;
 `
 
-// revokeWide takes what earlier versions gave: CREATEROLE, and from PostgreSQL 16
-// on ADMIN OPTION on each role, on which the memberships hang that the admin has
-// granted. Those of second logins are granted anew.
-const revokeWide = `
-ALTER ROLE %[1]s NOCREATEROLE;
-DO $do$
+// revokeWide takes every membership of the admin's logins that this script does not
+// grant: earlier versions gave ADMIN OPTION on each role, and up to PostgreSQL 15
+// CREATEROLE let the admin join any. Memberships that hang on these go with them, but
+// for those of second logins, which are granted anew. Whoever runs the script reads
+// what is gone.
+const revokeWide = `DO $do$
 DECLARE
+	own oid[] := ARRAY(SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY (%[1]s));
+	admin oid := quote_ident(%[2]s)::regrole;
+	had text[] := ARRAY(SELECT roleid::regrole || CASE WHEN admin_option THEN ' WITH ADMIN OPTION' ELSE '' END || ' from ' || member::regrole FROM pg_catalog.pg_auth_members);
+	traceable boolean := current_setting('server_version_num')::int >= 160000;
 	m record;
 BEGIN
-	IF current_setting('server_version_num')::int < 160000 THEN
-		RETURN;
+	IF traceable THEN
+		FOR m IN SELECT roleid::regrole AS role, member::regrole AS member, inherit_option, set_option FROM pg_catalog.pg_auth_members
+			WHERE grantor = ANY (own) AND NOT admin_option
+				AND (SELECT (second.rolname, owner.rolname) IN (VALUES %[3]s) FROM pg_catalog.pg_roles second, pg_catalog.pg_roles owner WHERE second.oid = member AND owner.oid = roleid) LOOP
+			EXECUTE format('GRANT %%s TO %%s WITH INHERIT %%s, SET %%s', m.role, m.member, m.inherit_option::text, m.set_option::text);
+		END LOOP;
 	END IF;
-	FOR m IN SELECT roleid::regrole AS role, member::regrole AS member, inherit_option, set_option FROM pg_catalog.pg_auth_members
-		WHERE grantor = quote_ident(%[2]s)::regrole AND NOT admin_option
-			AND (SELECT (second.rolname, owner.rolname) IN (VALUES %[3]s) FROM pg_catalog.pg_roles second, pg_catalog.pg_roles owner WHERE second.oid = member AND owner.oid = roleid) LOOP
-		EXECUTE format('GRANT %%s TO %%s WITH INHERIT %%s, SET %%s', m.role, m.member, m.inherit_option::text, m.set_option::text);
+	LOOP
+		SELECT g.*, r.needed INTO m FROM pg_catalog.pg_auth_members g, LATERAL (SELECT CASE WHEN g.member = admin
+				THEN g.roleid::regrole::text IN ('pg_read_all_stats', 'pg_signal_backend', 'pg_use_reserved_connections') ELSE g.roleid = admin END) AS r (needed)
+			WHERE g.member = ANY (own) AND (g.admin_option OR NOT r.needed) LIMIT 1;
+		EXIT WHEN NOT FOUND;
+		EXECUTE format('REVOKE %%s%%s FROM %%s', CASE WHEN m.needed THEN 'ADMIN OPTION FOR ' ELSE '' END, m.roleid::regrole, m.member::regrole)
+			|| CASE WHEN traceable THEN format(' GRANTED BY %%s', m.grantor::regrole) ELSE '' END || ' CASCADE';
+		IF EXISTS (SELECT FROM pg_catalog.pg_auth_members a WHERE (a.roleid, a.member, a.grantor) = (m.roleid, m.member, m.grantor) AND (a.admin_option OR NOT m.needed)) THEN
+			RAISE EXCEPTION 'role %% is still a member of %%, by a grant of %%: revoke that, and run this again', m.member::regrole, m.roleid::regrole, m.grantor::regrole;
+		END IF;
 	END LOOP;
-	FOR m IN SELECT roleid::regrole AS role, grantor::regrole AS grantor FROM pg_catalog.pg_auth_members
-		WHERE member = quote_ident(%[2]s)::regrole AND admin_option AND NOT inherit_option AND NOT set_option LOOP
-		EXECUTE format('REVOKE %%s FROM %%I GRANTED BY %%s CASCADE', m.role, %[2]s, m.grantor);
-	END LOOP;
+	had := ARRAY(SELECT DISTINCT h FROM unnest(had) AS h EXCEPT
+		SELECT roleid::regrole || CASE WHEN admin_option THEN ' WITH ADMIN OPTION' ELSE '' END || ' from ' || member::regrole FROM pg_catalog.pg_auth_members ORDER BY 1);
+	IF had <> '{}' THEN
+		RAISE WARNING 'revoked what Pawl''s admin had and does not need, and what hung on it: %%', array_to_string(had, ', ');
+	END IF;
 END $do$;
 `

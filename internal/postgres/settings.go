@@ -16,8 +16,9 @@ type Health struct {
 	CanUseReserved    bool
 	Superuser         bool // the account, which has slots of its own
 	CanAlter          bool
-	CanCreate         bool // may create any role, as earlier versions needed; no superuser
-	CanEvict          bool // may end other people's sessions
+	CanCreate         bool   // may create any role, as earlier versions needed; no superuser
+	CanEvict          bool   // may end other people's sessions
+	Strangers         string // routines that no superuser made, in the schema whose procedures the account calls
 	Fsync             bool
 	SynchronousCommit string
 	Leaks             []string // settings that log or count other people's statements
@@ -47,12 +48,13 @@ func (a *Admin) Look(ctx context.Context) (h Health, err error) {
 			(SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user) OR (`+isNarrow+`),
 			(SELECT rolcreaterole AND NOT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
 			pg_has_role('pg_signal_backend', 'USAGE'),
+			CASE WHEN (`+isNarrow+`) THEN coalesce((`+strangers+`), '') ELSE '' END,
 			current_setting('fsync')::bool, current_setting('synchronous_commit'),
 			(SELECT coalesce(array_agg(name || '=' || current_setting(name, true)), '{}') FROM (VALUES
 				('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
 				('pg_stat_statements.track_utility', 'off'), ('pgaudit.log', 'none')) AS quiet (name, value)
 				WHERE current_setting(name, true) <> value)`).
-			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.Slots, &h.Reserved, &h.CanUseReserved, &h.Superuser, &h.CanAlter, &h.CanCreate, &h.CanEvict, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
+			Scan(&h.Version, &h.InRecovery, &h.FreeSlots, &h.Slots, &h.Reserved, &h.CanUseReserved, &h.Superuser, &h.CanAlter, &h.CanCreate, &h.CanEvict, &h.Strangers, &h.Fsync, &h.SynchronousCommit, &h.Leaks))
 	})
 	return h, err
 }

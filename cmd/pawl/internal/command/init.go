@@ -204,7 +204,8 @@ func printAdminSQL(cmd *cobra.Command, only string) error {
 	for _, name := range names {
 		c := inv.Clusters[name]
 		sayUnobserved(cmd, inv, c)
-		all = append(all, clusterSQL{name, postgres.AdminSQL(c.Admin, c.Observer, rolesOf(inv, c))})
+		roles, inPlace := rolesOf(inv, c)
+		all = append(all, clusterSQL{name, postgres.AdminSQL(c.Admin, c.Observer, roles, inPlace...)})
 	}
 	return output(cmd, all, func(w io.Writer, _ render.Style) error {
 		for _, c := range all {
@@ -225,14 +226,19 @@ func sayUnobserved(cmd *cobra.Command, inv *inventory.Inventory, cluster *invent
 	}
 }
 
-// rolesOf lists the logins that Pawl turns on a cluster.
-func rolesOf(inv *inventory.Inventory, cluster *inventory.Cluster) []string {
-	var roles []string
+// rolesOf lists the logins that Pawl turns on a cluster, and which of them are a
+// credential that is rotated in place.
+func rolesOf(inv *inventory.Inventory, cluster *inventory.Cluster) (roles, inPlace []string) {
 	for _, c := range inv.Credentials {
-		if c.Cluster == cluster {
-			roles = append(roles, c.Logins()...)
+		if c.Cluster != cluster {
+			continue
+		}
+		roles = append(roles, c.Logins()...)
+		if c.Strategy == inventory.InPlace {
+			inPlace = append(inPlace, c.Role)
 		}
 	}
 	slices.Sort(roles)
-	return slices.Compact(roles)
+	slices.Sort(inPlace)
+	return slices.Compact(roles), slices.Compact(inPlace)
 }

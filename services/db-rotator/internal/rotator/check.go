@@ -134,6 +134,9 @@ func checkHealth(f *findings, h postgres.Health, admin string) {
 	if h.CanCreate {
 		f.note("warning: %q can create roles, which Pawl needs no more: run what `pawl init --admin-sql` prints", admin)
 	}
+	if h.Strangers != "" {
+		f.refuse("schema pawl holds what no superuser made, and what could be called in the place of Pawl's own: %s. Fix: look who made it, and drop it as a superuser", h.Strangers)
+	}
 	if !h.CanEvict {
 		f.note("warning: %q may not end sessions, so an emergency could not throw a thief out: run what `pawl init --admin-sql` prints", admin)
 	}

@@ -237,7 +237,8 @@ func TestARoleThatTheAdminWasNotGivenIsRefused(t *testing.T) {
 }
 
 // TestLeastPrivilegedAdminIsToldWhatItMayNot: of a login that was configured after
-// the superuser's script ran, and of a role that has become more than it was.
+// the superuser's script ran, of what somebody else put beside its procedures, and of a
+// role that has become more than it was.
 func TestLeastPrivilegedAdminIsToldWhatItMayNot(t *testing.T) {
 	w := leastWorld(t, "grown", inventory.InPlace, false)
 	w.credential.Strategy = inventory.Alternating
@@ -245,6 +246,23 @@ func TestLeastPrivilegedAdminIsToldWhatItMayNot(t *testing.T) {
 		t.Errorf("checks %v; want the login that is to be created refused, and the fix", checks)
 	}
 	w.credential.Strategy = inventory.InPlace
+	overload := "FUNCTION pawl.refusal(text, boolean)"
+	in := target(server.Superuser, server.Password)
+	in.Database = w.credential.Cluster.Admin.Database
+	conn, err := postgres.Login(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), "CREATE "+overload+" RETURNS text LANGUAGE sql AS 'SELECT NULL::text'; ALTER "+overload+" OWNER TO grown", pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, "schema pawl holds what no superuser made, and what could be called in the place of Pawl's own: pawl.refusal(text,boolean). Fix: look who made it, and drop it as a superuser") {
+		t.Errorf("checks %v; want the function of somebody else refused, and the fix", checks)
+	}
+	if _, err := conn.Exec(t.Context(), "DROP "+overload); err != nil {
+		t.Fatal(err)
+	}
 	w.sql("ALTER ROLE grown CREATEROLE")
 	if checks := w.Check(t.Context(), w.credential); !finding(checks, true, `may not alter role "grown", which has CREATEROLE, and Pawl's admin gives no password to such a role. Fix: take that from it`) {
 		t.Errorf("checks %v; want the grown role refused, and the fix", checks)
