@@ -109,12 +109,22 @@ func ownerDies(w *world, d *deck) (drills []drill) {
 	return drills
 }
 
+// someKinds are every second one in a sample, by seed.
+func someKinds(w *world) (some []kind) {
+	for i, at := range w.random.Perm(len(kinds)) {
+		if *full || i%2 == 0 {
+			some = append(some, kinds[at])
+		}
+	}
+	return some
+}
+
 func diesTwice(w *world, d *deck) (drills []drill) {
 	n := 1
 	if *full {
 		n = 40
 	}
-	for _, k := range kinds {
+	for _, k := range someKinds(w) {
 		for range n {
 			pair := w.random.Perm(len(d.points[k.name]))[:2]
 			drills = append(drills, d.deal(k, "KILL", d.points[k.name][pair[0]], d.points[k.name][pair[1]]))
@@ -156,7 +166,7 @@ func zombies(w *world, d *deck) (drills []drill) {
 	if *full {
 		n = 20
 	}
-	for _, k := range kinds {
+	for _, k := range someKinds(w) {
 		// After its append a step has no effect left that could come late.
 		// Whoever looks for sessions has then to wait, which nobody hears of. What is
 		// sealed late lies there, of no use, until the next rotation erases it.
