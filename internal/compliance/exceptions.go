@@ -35,7 +35,7 @@ var noted = map[string]string{
 	"clock stepped": "clock stepped", "clock": "clock of a machine wrong",
 	"restored": "restored from a backup", string(restored.Held): "held after a restore", string(restored.Undone): "rolled back after a restore",
 	"foreign login replaced": "login that was not Pawl's replaced in an emergency",
-	"glass broken":           "contained without Pawl", "undecodable": "could not be decoded",
+	"not guarded":            "login not guarded during an emergency", "glass broken": "contained without Pawl", "undecodable": "could not be decoded",
 }
 
 // elsewhere are the kinds of notes that are none: what happens every day, or what
