@@ -25,7 +25,7 @@ import (
 // and NATS. Every credential must be contained and come back, on a login of its own;
 // none may let in whoever holds what was stolen.
 func TestKillsDuringAnEmergencyOfSeveralLoseNoCredential(t *testing.T) {
-	several, kills := 16, 10
+	several, kills := 12, 8
 	if *full {
 		several, kills = 50, 150
 	}
