@@ -95,7 +95,7 @@ func (s *stack) request() {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	for {
-		id := rand.Text()
+		id := strings.ToLower(rand.Text()) // one that an answer can be found by
 		err := errors.New("not asked")
 		for err != nil && ctx.Err() == nil {
 			err = s.requester.Publish(ctx, bus.RequestSubject(Credential), &pawlv1.Request{}, nats.Header{jetstream.MsgIDHeader: {id}})
