@@ -171,7 +171,7 @@ func (k *containment) orphans(ctx context.Context, node inventory.Node, why erro
 	defer cancel()
 	var all sync.WaitGroup
 	for _, replica := range k.c.Cluster.Replicas(node) {
-		if k.isToldOf(replica.Name) {
+		if k.follows(replica.Name) {
 			continue
 		}
 		k.late(replica.Name, fmt.Errorf("follows %s, which is late: %w", node.Name, why))
@@ -184,11 +184,13 @@ func (k *containment) orphans(ctx context.Context, node inventory.Node, why erro
 	all.Wait()
 }
 
-// isToldOf reports whether the server is contained, or it is known why not.
-func (k *containment) isToldOf(name string) bool {
+// follows takes back that a server was contained, since what it follows was not: it gets
+// the new password no sooner. It reports whether it is known already why it is late.
+func (k *containment) follows(name string) (known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.found.At[name] != nil || k.found.Pending[name] != ""
+	delete(k.found.At, name)
+	return k.found.Pending[name] != ""
 }
 
 func (k *containment) late(name string, err error) {
