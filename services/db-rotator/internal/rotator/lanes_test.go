@@ -2,10 +2,16 @@ package rotator
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/postgres"
 )
 
 // TestEmergenciesOfAThousandDoNotAllWaitForTheSameSessions: on one server only some
@@ -79,4 +85,18 @@ func TestServerThatIsAwayIsNotWaitedForByEachAnew(t *testing.T) {
 			t.Errorf("who may be back is waited for %v", a)
 		}
 	})
+}
+
+// TestReplicaCountsAsContainedThoughItsPrimaryFailedAfterIt: it is not given the new
+// password, and verify would ask for it for ever.
+func TestReplicaCountsAsContainedThoughItsPrimaryFailedAfterIt(t *testing.T) {
+	worker := inventory.Node{Name: "worker", Host: "127.0.0.1", Port: 1}
+	replica := inventory.Node{Name: "replica", Host: "127.0.0.1", Port: 1, ReplicaOf: "worker"}
+	c := &inventory.Credential{Name: "c", Role: "c", Nodes: []inventory.Node{worker}, Cluster: &inventory.Cluster{Name: "main", Nodes: map[string]inventory.Node{"worker": worker, "replica": replica}}}
+	k := New(nil, nil).newContainment(c, postgres.Fence{}, nil)
+	k.found.At["replica"] = timestamppb.Now()
+	k.orphans(t.Context(), worker, errors.New("away"))
+	if k.found.At["replica"] != nil || k.found.Pending["replica"] == "" {
+		t.Errorf("contained: %v, late: %v", k.found.At, k.found.Pending)
+	}
 }
