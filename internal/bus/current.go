@@ -16,7 +16,7 @@ type Current struct {
 func CurrentOf(log Log, state saga.State) Current {
 	begin := log.Records[0].Body.GetRequested()
 	ended, _ := state.Ended()
-	if state.Flow.Kind() == saga.Lock {
+	if state.Flow.Locks {
 		return Current{"", begin.GetBasisUser(), begin.GetGeneration()}
 	}
 	if ended.Event == saga.Completed {

@@ -81,7 +81,7 @@ func NewStatus(c *inventory.Credential, log bus.Log, madeAt func(rotation string
 			s.NextDue = &next
 		}
 	}
-	s.open, s.locked = state.Open(), state.Flow.Kind() == saga.Lock
+	s.open, s.locked = state.Open(), state.Flow.Locks
 	if _, contained := state.Has(saga.Contained); s.locked && contained {
 		s.Lock = &Lock{last.Requested, last.RequestedBy, last.Reason}
 	}

@@ -74,7 +74,7 @@ func isRestored(ctx context.Context, b *bus.Bus, mark *bus.RestoreMark, log bus.
 		return true, nil
 	}
 	begin := first.Body.GetRequested()
-	if saga.Kind(begin.GetFlow()) != saga.Adopt || log.Find(saga.RolledBack) == nil || begin.GetBasis() == "" {
+	if !saga.FlowLike(begin.GetFlow()).Adopts || log.Find(saga.RolledBack) == nil || begin.GetBasis() == "" {
 		return false, nil
 	}
 	basis, err := b.ReadRotation(ctx, log.Credential, begin.GetBasis())

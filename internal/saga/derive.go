@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,6 +106,9 @@ func walk(flow string, log []Entry, visit func([]Entry, State, *Step)) {
 // Validate proves the tables closed and unambiguous; a test runs it.
 func Validate() error {
 	for _, f := range Flows {
+		if err := f.validateColumns(); err != nil {
+			return fmt.Errorf("flow %s: %w", f.Name, err)
+		}
 		seen := map[string]bool{}
 		for _, s := range f.rows() {
 			switch {
@@ -135,6 +139,31 @@ func Validate() error {
 			}
 			owner[e] = s
 		}
+	}
+	return nil
+}
+
+// validateColumns proves that the columns say what the rows do, and what they say of
+// the other flows of its kind.
+func (f *Flow) validateColumns() error {
+	stages, ends := f.emits(Staged), f.Forward[len(f.Forward)-1].Emits
+	drains := slices.ContainsFunc(f.Forward, func(s Step) bool { return s.Waits == ForDrain })
+	newest := FlowLike(Newest(Kind(f.Name)))
+	switch {
+	case f.Urgent != (f.Forward[0].Emits == Contained):
+		return fmt.Errorf("urgent is what begins with %s", Contained)
+	case f.Locks != (f.Urgent && !stages):
+		return fmt.Errorf("it locks if it is urgent and never emits %s", Staged)
+	case f.Adopts != f.emits(Adopted) || f.Adopts && stages:
+		return fmt.Errorf("it adopts if it emits %s, and never %s", Adopted, Staged)
+	case f.Restores != (ends == RolledBack) || f.Restores && (stages || len(f.Undo) > 0):
+		return fmt.Errorf("it restores if it goes forward to %s, stages nothing and undoes nothing", RolledBack)
+	case (f.Logins == Either) != (f.Urgent || f.Adopts):
+		return errors.New("only what is urgent or adopts takes either one login or two")
+	case (f.Logins == Two) != drains:
+		return errors.New("of two logins, and of no less, one is drained")
+	case f.Logins != newest.Logins || f.Urgent != newest.Urgent || f.Locks != newest.Locks || f.Adopts != newest.Adopts || f.Restores != newest.Restores:
+		return fmt.Errorf("it has other columns than %s", newest.Name)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ const (
 // continues.
 var Flows = []Flow{
 	{
-		Name: Alternating, Does: "Two logins in turn: the idle one gets the new credential, the old one keeps working until nobody uses it.",
+		Name: Alternating, Logins: Two, Does: "Two logins in turn: the idle one gets the new credential, the old one keeps working until nobody uses it.",
 		Forward: []Step{
 			{Name: "stage", Owner: DBRotator, Emits: Staged, Fails: StageFailed, Deadline: 1 * time.Minute, Does: "give the idle login a new verifier and let it log in"},
 			{Name: "publish", Owner: SecretPublisher, Emits: Published, Fails: PublishFailed, Deadline: 1 * time.Minute, Does: "write the new login to every sink"},
@@ -95,7 +95,7 @@ var Flows = []Flow{
 		Tail: []Step{erase},
 	},
 	{
-		Name: InPlace, Does: "One login whose password changes: short, but logins fail between the ALTER and the consumer's reading of the new password.",
+		Name: InPlace, Logins: One, Does: "One login whose password changes: short, but logins fail between the ALTER and the consumer's reading of the new password.",
 		Forward: []Step{
 			{Name: "stage", Owner: DBRotator, Emits: Staged, Fails: StageFailed, Deadline: 1 * time.Minute, Does: "replace the login's verifier"},
 			{Name: "publish", Owner: SecretPublisher, Emits: Published, Fails: PublishFailed, Deadline: 1 * time.Minute, Does: "write the new password to every sink"},
@@ -114,7 +114,7 @@ var Flows = []Flow{
 		Tail: []Step{erase},
 	},
 	{
-		Name: Adopt, Does: "Takes over a credential that exists; changes nothing anywhere.",
+		Name: Adopt, Adopts: true, Does: "Takes over a credential that exists; changes nothing anywhere.",
 		Forward: []Step{
 			{Name: "adopt", Owner: DBRotator, Emits: Adopted, Fails: StageFailed, Deadline: 1 * time.Minute, Does: "read the present password from the first sink, compare it with every node, seal it"},
 			{Name: "match", Owner: SecretPublisher, Emits: Matched, Fails: PublishFailed, Deadline: 1 * time.Minute, Does: "check that every sink carries it and can be written"},
@@ -127,7 +127,7 @@ var Flows = []Flow{
 		},
 	},
 	{
-		Name: RollbackAlternating, Does: "Restores the predecessor of a completed rotation while it is kept.",
+		Name: RollbackAlternating, Logins: Two, Restores: true, Does: "Restores the predecessor of a completed rotation while it is kept.",
 		Forward: []Step{
 			{Name: "reinstate", Owner: DBRotator, Emits: Reinstated, Deadline: 1 * time.Minute, Does: "let the predecessor log in again"},
 			{Name: "restore", Owner: SecretPublisher, Emits: Restored, Deadline: 1 * time.Minute, Does: "write the predecessor to every sink"},
@@ -138,7 +138,7 @@ var Flows = []Flow{
 		Tail: []Step{erase},
 	},
 	{
-		Name: RollbackInPlace, Does: "Restores the predecessor of a completed rotation while it is kept.",
+		Name: RollbackInPlace, Logins: One, Restores: true, Does: "Restores the predecessor of a completed rotation while it is kept.",
 		Forward: []Step{
 			{Name: "unstage", Owner: DBRotator, Emits: Unstaged, Deadline: 1 * time.Minute, Does: "put the predecessor's verifier back"},
 			{Name: "restore", Owner: SecretPublisher, Emits: Restored, Deadline: 1 * time.Minute, Does: "write the predecessor's password to every sink"},
@@ -162,7 +162,7 @@ var Flows = []Flow{
 		Tail: []Step{erase},
 	},
 	{
-		Name: Lock, Urgent: true, Does: "Every login is refused at once, on every node, and stays so until a person unlocks it, which is an emergency of its own.",
+		Name: Lock, Urgent: true, Locks: true, Does: "Every login is refused at once, on every node, and stays so until a person unlocks it, which is an emergency of its own.",
 		Forward: []Step{
 			contain,
 			{Name: "complete", Owner: Scheduler, Emits: Completed, Deadline: 1 * time.Minute, Does: "end the rotation: the credential is locked"},

@@ -42,14 +42,30 @@ type Step struct {
 // giving up would lose a credential.
 func (s Step) Retriable() bool { return s.Fails == "" }
 
-// Flow is one table: the rows forward, the rows that take them back, and what
-// follows the end.
+// Flow is one table: what is true of every rotation by it, the rows forward, the rows
+// that undo them, and what follows the end. What code asks of a flow is a column, never
+// its name: a flow of a newer version has another one. Validate proves that the columns
+// say what the rows do.
 type Flow struct {
 	Name                string
 	Does                string
-	Urgent              bool // supersedes any other rotation of its credential, and waits in no queue with one
+	Logins              Logins
+	Urgent              bool // contains first, supersedes any other rotation of its credential, and waits in no queue with one
+	Locks               bool // ends with every login refused: no credential is current
+	Adopts              bool // takes over the credential that is in use: nothing is staged
+	Restores            bool // goes back to the previous credential of a completed rotation
 	Forward, Undo, Tail []Step
 }
+
+// Logins is how many logins a flow rotates.
+type Logins int
+
+// How many logins a flow rotates.
+const (
+	Either Logins = iota // whatever the credential has: the flow goes the same way
+	One                  // one, which gets another password
+	Two                  // two, which are current in turn
+)
 
 // FlowByName finds a flow; ok is false for a name this version does not know.
 func FlowByName(name string) (flow *Flow, ok bool) {
@@ -65,14 +81,23 @@ var number = regexp.MustCompile(`-[0-9]+$`)
 // Kind is what a flow is a version of: alternating-2 is an alternating flow.
 func Kind(flow string) string { return number.ReplaceAllString(flow, "") }
 
-// Kind is that of the flow's name.
-func (f *Flow) Kind() string { return Kind(f.Name) }
+// FlowLike returns the flow of that name; if only another version knows it, the newest
+// one of its kind, which has the same columns; and if nobody knows its kind, a flow
+// without rows, of which no column is set.
+func FlowLike(name string) *Flow {
+	for _, name := range []string{name, Newest(Kind(name))} {
+		if f, ok := FlowByName(name); ok {
+			return f
+		}
+	}
+	return &Flow{}
+}
 
 // Newest names the flow of that kind by which rotations begin: the last one of
 // the table. It is empty where there is none.
 func Newest(kind string) string {
 	for _, f := range slices.Backward(Flows) {
-		if f.Kind() == kind {
+		if Kind(f.Name) == kind {
 			return f.Name
 		}
 	}
@@ -103,8 +128,7 @@ var ErrUnknownEvent = errors.New("this version of Pawl does not know it, another
 func Fold(flowName string, log []Entry) (State, error) {
 	flow, known := FlowByName(flowName)
 	if !known {
-		var kin bool
-		if flow, kin = FlowByName(Newest(Kind(flowName))); !kin || !slices.ContainsFunc(log, ends) {
+		if flow = FlowLike(flowName); flow.Name == "" || !slices.ContainsFunc(log, ends) {
 			return State{}, fmt.Errorf("flow %q: %w", flowName, ErrUnknownEvent)
 		}
 	}
@@ -203,6 +227,8 @@ func (f *Flow) turns(e Event) bool {
 	return slices.Contains(Reversals, e) || slices.ContainsFunc(f.Forward, func(s Step) bool { return s.Fails != "" && s.Fails == e })
 }
 
-func (f *Flow) knows(e Event) bool {
-	return e == Requested || f.turns(e) || slices.ContainsFunc(f.rows(), func(s Step) bool { return s.Emits == e })
+func (f *Flow) emits(e Event) bool {
+	return slices.ContainsFunc(f.rows(), func(s Step) bool { return s.Emits == e })
 }
+
+func (f *Flow) knows(e Event) bool { return e == Requested || f.turns(e) || f.emits(e) }

@@ -12,6 +12,64 @@ func TestTablesAreClosedAndUnambiguous(t *testing.T) {
 	}
 }
 
+// Code asks the columns, and never the rows, so each column of each flow must be proven.
+func TestColumnThatSaysWhatItsRowsDoNotIsRejected(t *testing.T) {
+	defer func(released []Flow) { Flows = released }(Flows)
+	released := Flows
+	for i, f := range released {
+		for column, wrong := range map[string]func(f *Flow){
+			"Logins":   func(f *Flow) { f.Logins = (f.Logins + 1) % 3 },
+			"Urgent":   func(f *Flow) { f.Urgent = !f.Urgent },
+			"Locks":    func(f *Flow) { f.Locks = !f.Locks },
+			"Adopts":   func(f *Flow) { f.Adopts = !f.Adopts },
+			"Restores": func(f *Flow) { f.Restores = !f.Restores },
+		} {
+			Flows = slices.Clone(released)
+			wrong(&Flows[i])
+			if Validate() == nil {
+				t.Errorf("%s: %s may be anything", f.Name, column)
+			}
+		}
+	}
+}
+
+// An ended rotation of a newer version is read by the newest flow of its kind.
+func TestFlowsOfAKindDifferInNoColumn(t *testing.T) {
+	defer func(released []Flow) { Flows = released }(Flows)
+	two, _ := FlowByName(Alternating)
+	one, _ := FlowByName(InPlace)
+	newer := *one
+	newer.Name = two.Name + "-2"
+	if Flows = append(slices.Clone(Flows), newer); Validate() == nil {
+		t.Error("a newer flow of two logins may be one of a single login")
+	}
+}
+
+func TestColumnsHoldForEveryLog(t *testing.T) {
+	Walk(func(log []Entry, s State, next *Step) {
+		_, staged := s.Has(Staged)
+		ended, over := s.Ended()
+		switch f := s.Flow; {
+		case (f.Adopts || f.Locks || f.Restores) && staged:
+			t.Errorf("%s: stages a credential: %v", f.Name, log)
+		case (f.Urgent || f.Restores) && s.Failed != nil:
+			t.Errorf("%s: can turn round: %v", f.Name, log)
+		case f.Restores && over && ended.Event != RolledBack:
+			t.Errorf("%s: ends %s", f.Name, ended.Event)
+		case f.Logins == One && next != nil && next.Waits == ForDrain:
+			t.Errorf("%s: waits until its only login is unused: %v", f.Name, log)
+		}
+	})
+}
+
+func TestFlowOfANewerVersionHasTheColumnsOfItsKind(t *testing.T) {
+	for name, want := range map[string]string{"emergency-2": Emergency, Lock: Lock, "frobnication-2": "", "frobnication": ""} {
+		if got := FlowLike(name); got.Name != want || got.Urgent != (want != "") {
+			t.Errorf("%s: %q, urgent %v", name, got.Name, got.Urgent)
+		}
+	}
+}
+
 // Every log that the tables allow is finite, repeats no event, and ends.
 func TestEveryLogEndsOnce(t *testing.T) {
 	logs := 0

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -46,7 +45,7 @@ func MadeBy(log bus.Log) (Made, error) {
 		return Made{}, err
 	}
 	ended, _ := state.Ended()
-	return Made{ended.At, state.Flow.Kind() == saga.Adopt, log.Records[0].Body.GetRequested().GetGeneration()}, nil
+	return Made{ended.At, state.Flow.Adopts, log.Records[0].Body.GetRequested().GetGeneration()}, nil
 }
 
 // PastOf is Past of the log of a credential's newest rotation; made finds
@@ -58,13 +57,13 @@ func PastOf(log bus.Log, made func(rotation string) (Made, error)) (turned Turne
 	}
 	begin := log.Records[0].Body.GetRequested()
 	ended, _ := state.Ended()
-	turned = Turned{Running: state.Open(), Locked: state.Flow.Kind() == saga.Lock, Tried: ended.At, Since: ended.At,
-		Adopted: state.Flow.Kind() == saga.Adopt, Undone: begin.GetAction() == pawlv1.Action_ACTION_ROLLBACK}
+	turned = Turned{Running: state.Open(), Locked: state.Flow.Locks, Tried: ended.At, Since: ended.At,
+		Adopted: state.Flow.Adopts, Undone: begin.GetAction() == pawlv1.Action_ACTION_ROLLBACK}
 	current := bus.CurrentOf(log, state)
 	switch {
 	case turned.Locked:
 		return turned, true, nil
-	case current.Rotation == "" && turned.Running && state.Flow.Kind() != saga.Adopt: // an unlock: nothing is current
+	case current.Rotation == "" && turned.Running && !state.Flow.Adopts: // an unlock: nothing is current
 		turned.Since = log.Records[0].At
 		return turned, true, nil
 	case current.Rotation == "":

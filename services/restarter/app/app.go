@@ -113,7 +113,7 @@ func rank(c inventory.Consumer) int {
 func (a *app) restart(ctx context.Context, r *service.Rotation, consumer inventory.Consumer) (shown string, err error) {
 	cause := restart.Cause{
 		Credential: r.Credential.Name, Rotation: r.ID, Step: r.Step.Name, Consumer: consumer.Name, At: r.State.Last.At,
-		Cut: r.State.Flow.Kind() == saga.Emergency, Show: func(text string) { shown = text },
+		Cut: r.State.Flow.Urgent, Show: func(text string) { shown = text },
 	}
 	if cause.Left, cause.Changed, err = a.moved(ctx, r, consumer); err != nil {
 		return "", err

@@ -41,12 +41,10 @@ func New(d service.Dependencies) (*service.Service, error) {
 // alternates tells the strategy from the flow where that says it: the
 // configuration may have changed since the rotation began.
 func alternates(r *service.Rotation) bool {
-	switch r.State.Flow.Kind() {
-	case saga.Alternating:
-		return true
-	case saga.InPlace:
-		return false
-	case saga.Emergency:
+	switch flow := r.State.Flow; {
+	case flow.Logins != saga.Either:
+		return flow.Logins == saga.Two
+	case flow.Urgent:
 		return r.Staged().GetUser() != r.Requested().GetBasisUser()
 	}
 	return r.Credential.Strategy == inventory.Alternating

@@ -30,7 +30,7 @@ func (a *app) verify(ctx context.Context, r *service.Rotation) (*pawlv1.Event, e
 		return nil, err
 	}
 	event := &pawlv1.Event{Summary: fmt.Sprintf("%s logged in on %s, %s passed", cred.User, service.Count(len(r.Credential.Members()), "node"), service.Count(len(probe.For(r.Credential)), "probe"))}
-	if r.State.Flow.Kind() == saga.Adopt {
+	if r.State.Flow.Adopts {
 		return event, nil
 	}
 	proof, err := a.prove(ctx, r, cred)
@@ -109,7 +109,7 @@ func (a *app) probeNode(ctx context.Context, r *service.Rotation, node inventory
 	switch {
 	case standby:
 		probes = probe.ForStandby()
-	case unseen && r.State.Flow.Kind() == saga.Alternating: // an emergency is not held up by it
+	case unseen && r.State.Flow.Logins == saga.Two: // an emergency is not held up by it
 		probes = append(probes, probe.Policies{})
 	}
 	for _, p := range probes {

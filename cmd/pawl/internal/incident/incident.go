@@ -117,7 +117,7 @@ func New(s Sources) (*Report, error) {
 	}
 	begin := s.Log.Records[0].Body.GetRequested()
 	r.Role, r.Supersedes, r.Over = begin.GetRole(), begin.GetSupersedes(), !state.Open()
-	r.Locked = state.Flow.Kind() == saga.Lock
+	r.Locked = state.Flow.Locks
 	if s.Credential != nil {
 		r.Cluster = s.Credential.Cluster.Name
 	}

@@ -31,7 +31,7 @@ func (s Standing) Due() bool {
 
 // Emergency reports whether its newest rotation is an emergency, or a lock.
 func (s Standing) Emergency() bool {
-	return s.Last != nil && slices.Contains([]string{saga.Emergency, saga.Lock}, saga.Kind(s.Last.Flow))
+	return s.Last != nil && saga.FlowLike(s.Last.Flow).Urgent
 }
 
 // Open reports whether a rotation is under way.

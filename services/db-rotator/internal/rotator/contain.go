@@ -45,12 +45,12 @@ func (o *Rotator) Contain(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 		}
 		return nil, err
 	}
-	if r.State.Flow.Kind() == saga.Lock && len(k.found.Unending) > 0 { // nothing comes after it that would end them
+	if r.State.Flow.Locks && len(k.found.Unending) > 0 { // nothing comes after it that would end them
 		return nil, fmt.Errorf("%s", unending(k.found.Unending))
 	}
 	k.decide(r)
 	summary := fmt.Sprintf("%s refused on %s, %s ended", strings.Join(k.found.Logins, " and "), strings.Join(slices.Sorted(maps.Keys(k.found.At)), ", "), service.Count(k.found.Sessions, "session"))
-	if r.State.Flow.Kind() != saga.Lock {
+	if !r.State.Flow.Locks {
 		summary += fmt.Sprintf("; %q returns", k.found.Returns)
 	}
 	o.gather(r.Credential, r.ID, k.found)

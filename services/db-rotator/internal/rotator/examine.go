@@ -7,7 +7,6 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/restored"
-	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -59,7 +58,7 @@ func (r *Reconciler) examineUnsettled(ctx context.Context, f *findings, c *inven
 	switch state, err := log.Fold(); {
 	case err != nil:
 		return err
-	case state.Flow.Kind() == saga.Lock:
+	case state.Flow.Locks:
 		f.refuse("%s: lock %s is refusing them", who, log.Rotation)
 	case state.Flow.Urgent:
 		f.refuse("%s: emergency %s has refused them, and the new password is not there yet: `pawl status %s` says what is in the way", who, log.Rotation, c.Name)

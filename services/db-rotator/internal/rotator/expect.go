@@ -38,7 +38,7 @@ func (o *Rotator) expect(ctx context.Context, c *inventory.Credential, log bus.L
 	}
 	begin := log.Records[0].Body.GetRequested()
 	e := &expectation{credential: c, seq: log.LastSeq(), fence: postgres.Fence{Role: c.Role, Generation: begin.GetGeneration(), Rotation: log.Rotation}}
-	if e.fence.Phase, e.refused = refusedBy(log, state); e.refused != nil && state.Flow.Kind() == saga.Lock {
+	if e.fence.Phase, e.refused = refusedBy(log, state); e.refused != nil && state.Flow.Locks {
 		return e, nil
 	}
 	current := bus.CurrentOf(log, state)
@@ -55,20 +55,20 @@ func (o *Rotator) expect(ctx context.Context, c *inventory.Credential, log bus.L
 		}
 		if _, retired := state.Has(saga.Retired); retired {
 			e.fence.Phase = phaseRetire
-			if state.Flow.Kind() == saga.Alternating {
+			if state.Flow.Logins == saga.Two {
 				e.idle = begin.GetBasisUser()
 			}
 		}
 	case state.Open() || current.Rotation == "":
 		return nil, nil
-	case state.Flow.Kind() == saga.Adopt:
+	case state.Flow.Adopts:
 		e.fence.Generation = 0 // it passes no fence
 		if adopted := log.Find(saga.Adopted); adopted != nil {
 			e.fence.Generation = adopted.Body.GetStaged().GetFence()
 		}
 	default:
 		e.fence.Phase = closedPhase(state)
-		if state.Flow.Kind() == saga.Alternating || state.Flow.Kind() == saga.RollbackAlternating {
+		if state.Flow.Logins == saga.Two {
 			e.idle = other(c, current.User)
 		}
 	}
@@ -94,7 +94,7 @@ func refusedBy(log bus.Log, state saga.State) (phase int, logins []string) {
 	if contained == nil {
 		return 0, nil
 	}
-	if state.Flow.Kind() == saga.Lock {
+	if state.Flow.Locks {
 		return phaseBegin, contained.Body.GetContained().GetLogins()
 	}
 	return phaseBegin, stolen(contained.Body.GetContained())
@@ -105,7 +105,7 @@ func closedPhase(state saga.State) int {
 	_, erased := state.Has(saga.Erased)
 	ended, _ := state.Ended()
 	switch {
-	case erased && !strings.HasSuffix(state.Flow.Kind(), saga.InPlace):
+	case erased && state.Flow.Logins != saga.One:
 		return phaseErase
 	case ended.Event == saga.Completed:
 		return phaseRetire

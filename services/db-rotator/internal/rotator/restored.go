@@ -101,7 +101,7 @@ func (r *Reconciler) compareOne(ctx context.Context, c *inventory.Credential, ag
 		r.d.Conditions.Clear(heldCondition, c.Name)
 		// An adoption that fails leaves what it began from, which may be held.
 		begin := log.Records[0].Body.GetRequested()
-		return saga.Kind(begin.GetFlow()) != saga.Adopt || log.Find(saga.Completed) != nil, nil
+		return !saga.FlowLike(begin.GetFlow()).Adopts || log.Find(saga.Completed) != nil, nil
 	case said.Standing != restored.Unknown && !again:
 		r.d.Conditions.Update(said.Standing == restored.Held, condition.Condition{Name: heldCondition, Object: c.Name, Text: said.Why})
 		return false, nil
@@ -187,7 +187,7 @@ func (o *Rotator) judgeFence(log bus.Log, state saga.State, f postgres.Fence) (r
 	switch {
 	case f.Generation > newest:
 		return restored.Held, fmt.Sprintf("the database is ahead of the log: %q is at generation %d (rotation %s), the log at %d", f.Role, f.Generation, f.Rotation, newest)
-	case f.Generation < newest || found || state.Flow.Kind() == saga.Adopt:
+	case f.Generation < newest || found || state.Flow.Adopts:
 		return restored.Agrees, ""
 	case f.Rotation != log.Rotation:
 		return restored.Held, fmt.Sprintf("generation %d of %q is rotation %s in the database, and %s in the log", f.Generation, f.Role, f.Rotation, log.Rotation)
@@ -273,7 +273,7 @@ func (o *Rotator) judgeOpen(ctx context.Context, c *inventory.Credential, log bu
 			known = append(known, envelope)
 		}
 	}
-	if state.Flow.Urgent || state.Flow.Kind() == saga.Adopt {
+	if state.Flow.Urgent || state.Flow.Adopts {
 		return "", nil // nobody has to be able to log in; an adoption compares by itself
 	}
 	for _, name := range slices.Sorted(maps.Keys(held)) {
@@ -291,11 +291,10 @@ func (o *Rotator) judgeOpen(ctx context.Context, c *inventory.Credential, log bu
 // one that it made, or that it began from. Its own is sealed before the first
 // change: if a node has that, and the backup not, the password is lost.
 func (o *Rotator) isNeeded(own bool, log bus.Log, state saga.State, held map[string]postgres.Holdings, c *inventory.Credential, undone bool) bool {
-	kind := state.Flow.Kind()
-	switch {
+	switch flow := state.Flow; {
 	case !own:
-		return !state.Flow.Urgent && kind != saga.Adopt
-	case kind == saga.Lock || kind == saga.RollbackAlternating || kind == saga.RollbackInPlace || undone:
+		return !flow.Urgent && !flow.Adopts
+	case flow.Locks || flow.Restores || undone:
 		return false
 	case log.Find(saga.Staged) != nil || log.Find(saga.Adopted) != nil:
 		return true

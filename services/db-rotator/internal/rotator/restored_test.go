@@ -37,14 +37,14 @@ func fenceAfter(state saga.State, log []saga.Entry) postgres.Fence {
 	}
 	for _, e := range log {
 		switch {
-		case state.Flow.Kind() == saga.Adopt:
+		case saga.Kind(state.Flow.Name) == saga.Adopt:
 		case e.Event == saga.Staged && state.Flow.Urgent, e.Event == saga.Released, e.Event == saga.Retired:
 			pass(phaseRetire)
 		case e.Event == saga.Staged, e.Event == saga.Contained, e.Event == saga.Reinstated:
 			pass(phaseBegin)
 		case e.Event == saga.Unstaged:
 			pass(phaseUndo)
-		case e.Event == saga.Erased && !strings.HasSuffix(state.Flow.Kind(), saga.InPlace):
+		case e.Event == saga.Erased && !strings.HasSuffix(saga.Kind(state.Flow.Name), saga.InPlace):
 			pass(phaseErase)
 		}
 	}
@@ -98,7 +98,7 @@ func TestRestoredLogGoesOnAlthoughItsRotationHasPassedThePointOfNoReturn(t *test
 			if v, _ := o.judgeFence(log, state, postgres.Fence{Role: "app", Generation: 8, Phase: phaseBegin, Rotation: "r8"}); v != restored.Held {
 				t.Errorf("%s %v: a later rotation, and the log is %s", now.Flow.Name, about[:n], v)
 			}
-			if v, _ := o.judgeFence(log, state, postgres.Fence{Role: "app", Generation: 7, Phase: phaseBegin, Rotation: "another"}); v != restored.Held && now.Flow.Kind() != saga.Adopt {
+			if v, _ := o.judgeFence(log, state, postgres.Fence{Role: "app", Generation: 7, Phase: phaseBegin, Rotation: "another"}); v != restored.Held && saga.Kind(now.Flow.Name) != saga.Adopt {
 				t.Errorf("%s %v: another rotation of this generation, and the log is %s", now.Flow.Name, about[:n], v)
 			}
 		}

@@ -177,7 +177,7 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	if err != nil {
 		return nil, err
 	}
-	if !inPlace(r) {
+	if r.State.Flow.Logins != saga.One {
 		if err := o.strip(ctx, r, other(c, user), envelopes); err != nil {
 			return nil, err
 		}
@@ -199,10 +199,6 @@ func (o *Rotator) Erase(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 		}
 	}
 	return nil, nil
-}
-
-func inPlace(r *service.Rotation) bool {
-	return r.State.Flow.Kind() == saga.InPlace || r.State.Flow.Kind() == saga.RollbackInPlace
 }
 
 // strip takes the idle login's password, if Pawl knows it.

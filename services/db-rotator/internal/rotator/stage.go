@@ -69,7 +69,7 @@ func (o *Rotator) Stage(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	return &pawlv1.Event{Summary: fmt.Sprintf("%q carries the new password on %s", target, everywhere(c)), Detail: &pawlv1.Event_Staged{Staged: staged}}, nil
 }
 
-func alternating(r *service.Rotation) bool { return r.State.Flow.Kind() == saga.Alternating }
+func alternating(r *service.Rotation) bool { return r.State.Flow.Logins == saga.Two }
 
 // decide returns this rotation's sealed credential, making it at first.
 func (o *Rotator) decide(ctx context.Context, r *service.Rotation, target string) (*sealed.Credential, error) {

@@ -19,14 +19,14 @@ import (
 // passes the fence, so that a late Stage is refused.
 func (o *Rotator) Unstage(ctx context.Context, r *service.Rotation) (*pawlv1.Event, error) {
 	c, requested := r.Credential, r.Requested()
-	switch r.State.Flow.Kind() {
-	case saga.RollbackAlternating:
+	switch flow := r.State.Flow; {
+	case flow.Restores && flow.Logins == saga.Two:
 		restored, err := o.envelopes.Open(ctx, c.Name, requested.GetRestores())
 		if err != nil {
 			return nil, err
 		}
 		return o.refuse(ctx, r, phaseUndo, requested.GetBasisUser(), restored)
-	case saga.RollbackInPlace:
+	case flow.Restores:
 		envelope, err := o.envelopes.Open(ctx, c.Name, requested.GetBasis())
 		if err != nil {
 			return nil, err

@@ -382,7 +382,7 @@ func prepare(q *request, known *inventory.Credential, log bus.Log, held bool, at
 		begin.Supersedes = log.Rotation
 	}
 	switch {
-	case state.Flow.Kind() == saga.Lock && !held:
+	case state.Flow.Locks && !held:
 		return nil, rejected(locked(known.Name, log)), nil
 	case now.Rotation == "" && !(held && adopting):
 		return first(begin, known)
@@ -449,7 +449,7 @@ func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State, now *clo
 	}
 	begin.Restores, begin.RestoresUser = before.GetBasis(), before.GetBasisUser()
 	begin.Flow = saga.Newest(saga.RollbackAlternating)
-	if state.Flow.Kind() == saga.InPlace {
+	if state.Flow.Logins == saga.One {
 		begin.Flow = saga.Newest(saga.RollbackInPlace)
 	}
 	return ""

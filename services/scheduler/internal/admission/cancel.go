@@ -123,13 +123,13 @@ func tooLate(log bus.Log, state saga.State) string {
 
 // instead says what undoes a rotation that cannot be cancelled.
 func instead(credential string, flow *saga.Flow) string {
-	switch flow.Kind() {
-	case saga.Alternating, saga.InPlace:
-		return fmt.Sprintf("Once it has completed, `pawl rollback %s` restores the previous credential while it is kept", credential)
-	case saga.Adopt:
+	switch {
+	case flow.Adopts:
 		return "An adoption changes nothing, so there is nothing to undo"
+	case flow.Restores:
+		return fmt.Sprintf("Once it has ended, `pawl rotate %s` issues a new credential", credential)
 	}
-	return fmt.Sprintf("Once it has ended, `pawl rotate %s` issues a new credential", credential)
+	return fmt.Sprintf("Once it has completed, `pawl rollback %s` restores the previous credential while it is kept", credential)
 }
 
 // hasCancelled reports whether this very request has cancelled the rotation.

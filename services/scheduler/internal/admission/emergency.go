@@ -128,14 +128,14 @@ func supersede(q *request, known *inventory.Credential, log bus.Log, held bool) 
 	if err != nil {
 		return nil, "", err
 	}
-	switch isLock := state.Flow.Kind() == saga.Lock; {
+	switch isLock := state.Flow.Locks; {
 	case isLock && !unlocks && !held:
 		return nil, locked(known.Name, log), nil
 	case unlocks && !isLock:
 		return nil, known.Name + " is not locked", nil
 	case unlocks && state.Open() && !held:
 		return nil, fmt.Sprintf("lock %s of %s is still under way: it is at %q", log.Rotation, known.Name, state.Next().Name), nil
-	case state.Flow.Kind() == saga.Emergency && state.Open() && !locks && !held && !undone(q, state):
+	case state.Flow.Urgent && state.Open() && !locks && !held && !undone(q, state):
 		return nil, fmt.Sprintf("emergency %s of %s is under way already: it is at %q since %s; if it does not get on, or its new password is stolen, too: `pawl lock %[2]s`, and then `pawl unlock %[2]s`", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)), nil
 	}
 	if now := follow(begin, log, state); now.User == "" {
@@ -165,7 +165,7 @@ func bareSince(state saga.State) (since time.Time, bare bool) {
 			return at.At, true
 		}
 	}
-	if ended, ok := state.Ended(); ok && state.Flow.Kind() == saga.Adopt && ended.Event == saga.Completed {
+	if ended, ok := state.Ended(); ok && state.Flow.Adopts && ended.Event == saga.Completed {
 		return ended.At, true
 	}
 	return time.Time{}, false

@@ -167,9 +167,9 @@ func (d *Desk) isCooling(ctx context.Context, q *question, a *pawlv1.Alarm) (str
 	}
 	if len(log.Records) > 0 {
 		switch {
-		case state.Flow.Kind() == saga.Lock:
+		case state.Flow.Locks:
 			return q.credential() + " is locked: nobody can log in with it", nil
-		case state.Flow.Kind() == saga.Emergency && state.Open():
+		case state.Flow.Urgent && state.Open():
 			return fmt.Sprintf("emergency %s of %s is under way", log.Rotation, q.credential()), nil
 		}
 	}
