@@ -9,10 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-var (
-	restartsReady = []string{"process", "command", "http", "none", "pgbouncer", "compose", "container", "swarm_service"}
-	restartsLater = []string{"systemd", "kubernetes"}
-)
+var restartKinds = []string{"process", "command", "http", "none", "pgbouncer", "compose", "container", "swarm_service"}
 
 // What may take longer than the saga's restart step would be given up half-way.
 const (
@@ -70,7 +67,7 @@ func readRestart(v value) Restart {
 	if v.node == nil || v.node.Kind == yaml.ScalarNode && v.node.Value == "none" {
 		return Restart{}
 	}
-	kind, body := v.variant("restart", restartsReady, restartsLater)
+	kind, body := v.variant("restart", restartKinds)
 	switch kind {
 	case "process":
 		return Restart{Process: readProcess(body)}
@@ -176,7 +173,7 @@ func readHealth(v value) Health {
 func readProbes(v value) []Probe {
 	var out []Probe
 	for _, item := range v.list() {
-		kind, body := item.variant("probe", []string{"sql", "pool"}, nil)
+		kind, body := item.variant("probe", []string{"sql", "pool"})
 		switch kind {
 		case "sql":
 			p := Probe{SQL: body.raw()}

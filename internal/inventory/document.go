@@ -189,32 +189,28 @@ func (v value) unknown(known []string) {
 
 // variant reads a mapping that has one key, which says what kind of thing it
 // is. It returns "" where there is none to go on with.
-func (v value) variant(what string, ready, later []string) (kind string, body value) {
+func (v value) variant(what string, known []string) (kind string, body value) {
 	all := v.entries()
 	if !v.isMapping() {
 		if v.node == nil {
-			v.missing("name one of " + strings.Join(ready, ", "))
+			v.missing("name one of " + strings.Join(known, ", "))
 		}
 		return "", v
 	}
 	var kinds []value
 	for _, e := range all {
-		switch {
-		case slices.Contains(ready, e.key):
+		if slices.Contains(known, e.key) {
 			kinds = append(kinds, e)
-		case slices.Contains(later, e.key):
-			kinds = append(kinds, e)
-			e.fault("%s is not supported by this version yet: use %s", e.key, strings.Join(ready, ", "))
-		default:
-			e.unknown(slices.Concat(ready, later))
+		} else {
+			e.unknown(known)
 		}
 	}
 	switch {
 	case len(all) == 0:
-		v.missing("name one of " + strings.Join(ready, ", "))
+		v.missing("name one of " + strings.Join(known, ", "))
 	case len(kinds) > 1:
 		v.fault("has two kinds of %s, %s and %s: keep one", what, kinds[0].key, kinds[1].key)
-	case len(kinds) == 1 && slices.Contains(ready, kinds[0].key):
+	case len(kinds) == 1:
 		return kinds[0].key, kinds[0]
 	}
 	return "", v

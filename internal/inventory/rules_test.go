@@ -103,8 +103,7 @@ func one(t *testing.T, old, with, want string) {
 
 func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, with, want string }{
-		{"of a later version", "vault_kv: {path: kv/app}", "vault_kv: vault_kv is not supported by this version yet: use " + strings.Join(sinksReady, ", ")},
-		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: ` + strings.Join(append(slices.Clone(sinksReady), sinksLater...), ", ") + ")"},
+		{"that is none", "dotnev: {}", `dotnev: unknown key "dotnev": the nearest known key is "dotenv" (known here: dotenv, file, pgpass, pgbouncer, docker_secret)`},
 		{"that are two", sink + "\n        file: {path: f, format: json}", ": has two kinds of sink, dotenv and file: keep one"},
 		{"with a password for a key", "dotenv: {path: .env, user: APP_USER, password: \"hunter2!\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
 		{"with an index out of reach", "dotenv: {path: .env, user: U, password: \"P[-1]\"}", "dotenv.password: must be the name of a key in the file, such as APP_PASSWORD, or of a list member, such as APP_PASSWORDS[0]; the password itself never stands here"},
@@ -133,7 +132,7 @@ func TestEachFaultOfASinkNamesTheFieldAndTheFix(t *testing.T) {
 
 func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 	for _, c := range []struct{ name, with, want string }{
-		{"a restart of a later version", "systemd: {unit: api}", "systemd: systemd is not supported by this version yet: use " + strings.Join(restartsReady, ", ")},
+		{"no restart there is", "contaner: {name: api}", `contaner: unknown key "contaner": the nearest known key is "container" (known here: process, command, http, none, pgbouncer, compose, container, swarm_service)`},
 		{"two restarts", "none: {}, command: [a]", ": has two kinds of restart, none and command: keep one"},
 		{"no pid file", "process: {signal: HUP}", "process.pid_file: is missing: the file that holds the process's id"},
 		{"neither signal nor start", "process: {pid_file: p}", "process: says not how to restart: add signal: HUP, or start: [program, argument]"},
@@ -160,15 +159,6 @@ func TestEachFaultOfAConsumerNamesTheFieldAndTheFix(t *testing.T) {
 	one(t, name, name+"      - name: api\n", `21: credentials.app.consumers[1].name: "api" stands twice, first on line 20: name each consumer once`)
 	one(t, role, role+"    verify: [sql: ' ']\n", "16: credentials.app.verify[0].sql: is missing: write a statement, such as SELECT 1")
 	one(t, role, role+"    verify: [pool: {connections: 0}]\n", `16: credentials.app.verify[0].pool.connections: "0" must be a whole number from 1 to 1000`)
-}
-
-func TestWhatLaterVersionsBringIsRefusedByName(t *testing.T) {
-	for _, kind := range sinksLater {
-		one(t, sink, kind+": {x: 1}", "18: credentials.app.publish[0]."+kind+": "+kind+" is not supported by this version yet: use "+strings.Join(sinksReady, ", "))
-	}
-	for _, kind := range restartsLater {
-		one(t, restart, kind+": x", "21: credentials.app.consumers[0].restart."+kind+": "+kind+" is not supported by this version yet: use "+strings.Join(restartsReady, ", "))
-	}
 }
 
 func TestTwoWritersOfOnePlaceAreRefused(t *testing.T) {

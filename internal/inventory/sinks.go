@@ -7,16 +7,13 @@ import (
 	"strings"
 )
 
-var (
-	sinksReady = []string{"dotenv", "file", "pgpass", "pgbouncer", "docker_secret"}
-	sinksLater = []string{"kubernetes_secret", "github_actions", "gitlab_ci", "vault_kv"}
-)
+var sinkKinds = []string{"dotenv", "file", "pgpass", "pgbouncer", "docker_secret"}
 
 func readPublish(v value, c *Credential) []Sink {
 	var sinks []Sink
 	var places []value
 	for _, item := range v.list() {
-		kind, body := item.variant("sink", sinksReady, sinksLater)
+		kind, body := item.variant("sink", sinkKinds)
 		switch kind {
 		case "dotenv":
 			sinks, places = append(sinks, Sink{Dotenv: readDotenv(body)}), append(places, body)
