@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -31,12 +32,12 @@ func NewLine(e bus.Entry) Line {
 		return l
 	}
 	body := e.Event.Body
-	l.Event, l.Attempt, l.Text = string(e.Event.Event), body.GetAttempt(), OneLine(body.GetSummary())
+	l.Event, l.Attempt, l.Text = string(e.Event.Event), body.GetAttempt(), words.OneLine(body.GetSummary())
 	if at := body.GetStartedAt(); at != nil {
 		l.Seconds = max(0, e.At.Sub(at.AsTime()).Seconds())
 	}
 	if f := body.GetFailure(); f != nil {
-		l.Failed, l.Text = true, OneLine(f.GetStep()+": "+f.GetReason())
+		l.Failed, l.Text = true, words.OneLine(f.GetStep()+": "+f.GetReason())
 	}
 	if r := body.GetRequested(); r != nil {
 		l.Text = asked(r)
@@ -47,10 +48,10 @@ func NewLine(e bus.Entry) Line {
 func asked(r *pawlv1.Requested) string {
 	text := r.GetFlow()
 	if by := cmp.Or(r.GetRequestedBy(), r.GetAuthenticatedAs()); by != "" {
-		text += " by " + OneLine(by)
+		text += " by " + words.OneLine(by)
 	}
 	if r.GetReason() != "" {
-		text += ": " + OneLine(r.GetReason())
+		text += ": " + words.OneLine(r.GetReason())
 	}
 	return text
 }

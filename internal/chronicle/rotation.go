@@ -10,6 +10,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/telemetry"
+	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -195,7 +196,7 @@ func (n Note) Label() string { return n.Kind + ": " + n.Says() }
 
 // Says is the text, and who is in the way.
 func (n Note) Says() string {
-	text := OneLine(n.Text)
+	text := words.OneLine(n.Text)
 	if len(n.Laggards) > 0 {
 		text += " (" + strings.Join(n.Laggards, ", ") + ")"
 	}

@@ -8,6 +8,7 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
+	"pawl.dev/internal/words"
 )
 
 // States of a credential.
@@ -165,9 +166,9 @@ func (s Status) Overdue() time.Duration {
 func (s Status) Says() string {
 	switch {
 	case s.Since != nil:
-		return fmt.Sprintf("%s: %s for %s", s.State, s.Step, Short(max(0, s.Now.Sub(*s.Since))))
+		return fmt.Sprintf("%s: %s for %s", s.State, s.Step, words.Duration(max(0, s.Now.Sub(*s.Since))))
 	case s.KeptUntil != nil && s.KeptUntil.After(s.Now):
-		return "idle, predecessor kept for " + Short(s.KeptUntil.Sub(s.Now).Truncate(time.Second))
+		return "idle, predecessor kept for " + words.Duration(s.KeptUntil.Sub(s.Now).Truncate(time.Second))
 	}
 	return s.State
 }

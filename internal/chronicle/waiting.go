@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -36,10 +37,10 @@ func (w Waiting) Says() string {
 		text += " with " + strings.Join(w.With, ", ")
 	}
 	if w.RequestedBy != "" {
-		text += ", by " + OneLine(w.RequestedBy)
+		text += ", by " + words.OneLine(w.RequestedBy)
 	}
 	if w.Reason != "" {
-		text += ": " + OneLine(w.Reason)
+		text += ": " + words.OneLine(w.Reason)
 	}
 	return text
 }

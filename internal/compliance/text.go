@@ -1,10 +1,11 @@
 package compliance
 
 import (
-	"fmt"
 	"strings"
 	"time"
 	"unicode"
+
+	"pawl.dev/internal/words"
 )
 
 const day = 24 * time.Hour
@@ -15,20 +16,7 @@ func span(d time.Duration) string {
 	if d < time.Minute {
 		return d.Round(time.Millisecond).String()
 	}
-	var parts []string
-	for _, unit := range []struct {
-		size time.Duration
-		name string
-	}{{day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}} {
-		n := d / unit.size
-		d -= n * unit.size
-		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d%s", n, unit.name))
-		} else if len(parts) > 0 {
-			break
-		}
-	}
-	return strings.Join(parts[:min(2, len(parts))], " ")
+	return strings.Join(words.TwoUnits(d), " ")
 }
 
 func optional(d *time.Duration) string {

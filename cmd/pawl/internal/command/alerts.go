@@ -12,8 +12,8 @@ import (
 	"pawl.dev/cmd/pawl/internal/client"
 	"pawl.dev/cmd/pawl/internal/render"
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -46,7 +46,7 @@ func newAlerts() *cobra.Command {
 						return err
 					}
 				}
-				say(cmd, "no alert was decided upon within %v; pawl.yaml has %d rules", chronicle.Short(since), len(inv.Alerts.Rules))
+				say(cmd, "no alert was decided upon within %v; pawl.yaml has %d rules", words.Duration(since), len(inv.Alerts.Rules))
 			}
 			all := make([]render.Alarm, 0, len(alarms))
 			for _, a := range slices.Backward(alarms) {

@@ -14,6 +14,7 @@ import (
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
+	"pawl.dev/internal/words"
 )
 
 // part is one credential of several that are awaited.
@@ -216,10 +217,10 @@ func (t *tally) line(width int, until func(counts) int) string {
 	if c.Stalled > 0 {
 		said = append(said, fmt.Sprintf("%d stalled", c.Stalled))
 	}
-	text := fmt.Sprintf("%s%d credentials: %s; %s elapsed", bar, c.All, strings.Join(said, ", "), chronicle.Short(elapsed.Truncate(100*time.Millisecond)))
+	text := fmt.Sprintf("%s%d credentials: %s; %s elapsed", bar, c.All, strings.Join(said, ", "), words.Duration(elapsed.Truncate(100*time.Millisecond)))
 	if done > 0 && done < c.All {
 		left := time.Duration(float64(elapsed) * float64(c.All-done) / float64(done))
-		text += fmt.Sprintf(", about %s left", chronicle.Short(max(time.Second, left.Truncate(time.Second))))
+		text += fmt.Sprintf(", about %s left", words.Duration(max(time.Second, left.Truncate(time.Second))))
 	}
 	return text
 }

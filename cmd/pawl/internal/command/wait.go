@@ -16,6 +16,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/words"
 )
 
 // await shows the rotation's progress until all that turn together have ended
@@ -219,6 +220,6 @@ func (p *progress) draw(log bus.Log) {
 	}
 	if step := state.Next(); step != nil {
 		p.clear()
-		fmt.Fprintf(p.w, "… %s: %s (%s) for %s", log.Credential, step.Name, step.Owner, chronicle.Short(max(0, time.Since(state.Last.At)).Truncate(100*time.Millisecond)))
+		fmt.Fprintf(p.w, "… %s: %s (%s) for %s", log.Credential, step.Name, step.Owner, words.Duration(max(0, time.Since(state.Last.At)).Truncate(100*time.Millisecond)))
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 	"unicode"
 
-	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/words"
 )
 
 var (
@@ -26,7 +26,7 @@ var (
 var shared = map[string]any{
 	"at":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000 UTC") },
 	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05.000") },
-	"after": func(seconds float64) string { return chronicle.Short(time.Duration(seconds * float64(time.Second))) },
+	"after": func(seconds float64) string { return words.Duration(time.Duration(seconds * float64(time.Second))) },
 	"title": func(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:] },
 	"pairs": pairs,
 	"list":  func(all []string) string { return strings.Join(all, ", ") },

@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -35,9 +35,9 @@ func NewAlarm(a *pawlv1.Alarm) Alarm {
 // alert is how a table names the alert.
 func (a Alarm) alert(s Style) string {
 	if a.Told < 2 {
-		return chronicle.OneLine(a.Alert)
+		return words.OneLine(a.Alert)
 	}
-	return fmt.Sprintf("%s, told %d times until %s", chronicle.OneLine(a.Alert), a.Told, s.date(a.LastTold))
+	return fmt.Sprintf("%s, told %d times until %s", words.OneLine(a.Alert), a.Told, s.date(a.LastTold))
 }
 
 // AlarmTable writes decisions, one a line.
@@ -49,7 +49,7 @@ func AlarmTable(w io.Writer, all []Alarm, s Style) error {
 	fmt.Fprintln(t, "DECIDED\tCREDENTIAL\tGUARD\tROTATION\tALERT\tBEGAN\tREASON")
 	for _, a := range all {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.date(a.At), cmp.Or(a.Credential, "-"), cmp.Or(a.Guard, "none: fired"), cmp.Or(a.Rotation, "-"),
-			a.alert(s), s.date(a.StartsAt), cmp.Or(chronicle.OneLine(a.Reason), "-"))
+			a.alert(s), s.date(a.StartsAt), cmp.Or(words.OneLine(a.Reason), "-"))
 	}
 	return t.Flush()
 }

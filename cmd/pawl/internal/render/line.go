@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/words"
 )
 
 // Line is an event or a note for people.
@@ -18,7 +19,7 @@ func Line(l chronicle.Line, s Style) string {
 		c, what = yellow, "("+l.Note+")"
 	}
 	if l.Event != "" && l.Seconds > 0 {
-		took = chronicle.Short(time.Duration(l.Seconds * float64(time.Second)))
+		took = words.Duration(time.Duration(l.Seconds * float64(time.Second)))
 	}
 	if l.Attempt > 1 {
 		what += fmt.Sprintf(" ×%d", l.Attempt)

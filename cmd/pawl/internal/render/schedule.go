@@ -10,6 +10,7 @@ import (
 
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/schedule"
+	"pawl.dev/internal/words"
 )
 
 // Due is one rotation that policy wants, or that somebody has asked for.
@@ -62,12 +63,12 @@ func ScheduleTable(w io.Writer, all []Due, s Style) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "WHEN\tCREDENTIAL\tDEADLINE\tWHY")
 	for _, d := range all {
-		when, deadline, why := "blocked", "-", chronicle.OneLine(d.Why)
+		when, deadline, why := "blocked", "-", words.OneLine(d.Why)
 		if d.At != nil {
 			when = s.date(*d.At)
 		}
 		if d.Blocked != "" {
-			why = chronicle.OneLine(d.Blocked)
+			why = words.OneLine(d.Blocked)
 		}
 		if d.Deadline != nil {
 			deadline = s.date(*d.Deadline)

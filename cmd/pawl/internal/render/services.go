@@ -8,8 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/service"
+	"pawl.dev/internal/words"
 )
 
 // Service is one service and what keeps it from working.
@@ -69,7 +69,7 @@ func (s Service) Lines(now time.Time) (all []string) {
 	for _, w := range s.Waiting {
 		age := ""
 		if w.Oldest != nil {
-			age = fmt.Sprintf(", the oldest for %s", chronicle.Short(now.Sub(*w.Oldest).Truncate(time.Second)))
+			age = fmt.Sprintf(", the oldest for %s", words.Duration(now.Sub(*w.Oldest).Truncate(time.Second)))
 		}
 		all = append(all, fmt.Sprintf("✗ %s: %s for it in %s (consumer %s)%s", s.Service, verb(w.Messages), w.Stream, w.Consumer, age))
 	}

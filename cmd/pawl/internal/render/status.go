@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/words"
 )
 
 // StatusTable writes one line per credential, and below what is waited for.
@@ -16,16 +17,16 @@ func StatusTable(w io.Writer, all []chronicle.Status, st Style) error {
 	for _, s := range all {
 		age, next, last, generation := "-", "-", "-", "-"
 		if s.Login != "" {
-			age, generation = chronicle.Short(s.Age().Truncate(time.Second)), fmt.Sprint(s.Generation)
+			age, generation = words.Duration(s.Age().Truncate(time.Second)), fmt.Sprint(s.Generation)
 		}
 		if s.NextDue != nil {
-			next = "in " + chronicle.Short(s.NextDue.Sub(s.Now).Truncate(time.Second))
+			next = "in " + words.Duration(s.NextDue.Sub(s.Now).Truncate(time.Second))
 			if s.NextDue.Before(s.Now) {
-				next = "overdue by " + chronicle.Short(s.Now.Sub(*s.NextDue).Truncate(time.Second))
+				next = "overdue by " + words.Duration(s.Now.Sub(*s.NextDue).Truncate(time.Second))
 			}
 		}
 		if s.Last != nil {
-			last = fmt.Sprintf("%s %s (%s)", s.Last.ID, s.Last.Outcome, chronicle.Short(s.Last.Took()))
+			last = fmt.Sprintf("%s %s (%s)", s.Last.ID, s.Last.Outcome, words.Duration(s.Last.Took()))
 		}
 		login := s.Login
 		if login == "" {
@@ -59,12 +60,12 @@ func remarks(s chronicle.Status, st Style) (all []string) {
 			text += " by " + s.Lock.By
 		}
 		if s.Lock.Reason != "" {
-			text += ": " + chronicle.OneLine(s.Lock.Reason)
+			text += ": " + words.OneLine(s.Lock.Reason)
 		}
 		all = append(all, text)
 	}
 	if s.Held != "" {
-		all = append(all, "held after a restore: "+chronicle.OneLine(s.Held))
+		all = append(all, "held after a restore: "+words.OneLine(s.Held))
 	}
 	for _, w := range s.Waiting {
 		all = append(all, "waits until "+st.date(w.NotBefore)+": "+w.Says())

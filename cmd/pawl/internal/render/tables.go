@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"pawl.dev/internal/chronicle"
+	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -23,10 +24,10 @@ func History(w io.Writer, all []chronicle.Rotation, s Style) error {
 			ended = s.date(*r.Ended)
 		}
 		if r.Failure != nil {
-			failure = r.Failure.Step + ": " + chronicle.OneLine(r.Failure.Reason)
+			failure = r.Failure.Step + ": " + words.OneLine(r.Failure.Reason)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Flow, s.date(r.Requested), ended, r.Outcome, chronicle.Short(r.Took()),
-			cmp.Or(chronicle.OneLine(r.RequestedBy), r.AuthenticatedAs, "-"), cmp.Or(chronicle.OneLine(r.Reason), "-"), failure)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Flow, s.date(r.Requested), ended, r.Outcome, words.Duration(r.Took()),
+			cmp.Or(words.OneLine(r.RequestedBy), r.AuthenticatedAs, "-"), cmp.Or(words.OneLine(r.Reason), "-"), failure)
 	}
 	return t.Flush()
 }

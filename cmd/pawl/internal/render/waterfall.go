@@ -12,6 +12,7 @@ import (
 
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/words"
 )
 
 // Columns of the waterfall before its bars.
@@ -38,7 +39,7 @@ func Waterfall(w io.Writer, t chronicle.Timeline, s Style) error {
 	f := &waterfall{Timeline: t, Style: s, axis: axis{t.Axis(), max(20, s.width()-beforeBar)}}
 	f.header()
 	f.line(f.paint(dim, fmt.Sprintf("%*s%-*s%-*s%*s%*s%*s%s", markWidth, "", stepWidth, "STEP", ownerWidth, "OWNER",
-		startWidth, "START", tookWidth, "TOOK", barGap, "", f.axis.ruler(chronicle.Short(t.End().Sub(t.Requested))))))
+		startWidth, "START", tookWidth, "TOOK", barGap, "", f.axis.ruler(words.Duration(t.End().Sub(t.Requested))))))
 	phase := chronicle.Forward
 	for i, step := range t.Steps {
 		if step.Phase != phase {
@@ -88,7 +89,7 @@ func (f *waterfall) header() {
 	if f.Outcome == chronicle.Running {
 		verb = " for "
 	}
-	f.line(f.paint(c, mark+" "+f.Outcome+verb+chronicle.Short(f.Took())) + "  " + f.paint(bold, f.Credential))
+	f.line(f.paint(c, mark+" "+f.Outcome+verb+words.Duration(f.Took())) + "  " + f.paint(bold, f.Credential))
 	flow := fmt.Sprintf("%s, generation %d", f.Flow, f.Generation)
 	if f.Login != "" {
 		flow += ", login " + f.Login
@@ -97,18 +98,18 @@ func (f *waterfall) header() {
 		flow += ", together with " + strings.Join(slices.DeleteFunc(slices.Clone(f.Group), func(name string) bool { return name == f.Credential }), ", ")
 	}
 	if f.OutageSeconds > 0 {
-		flow += fmt.Sprintf(", refused logins for %s", chronicle.Short(time.Duration(f.OutageSeconds*float64(time.Second))))
+		flow += fmt.Sprintf(", refused logins for %s", words.Duration(time.Duration(f.OutageSeconds*float64(time.Second))))
 	}
 	asked := f.date(f.Requested)
 	if by := cmp.Or(f.RequestedBy, f.AuthenticatedAs); by != "" {
 		asked += " by " + by
 	}
 	if f.Reason != "" {
-		asked += ": " + chronicle.OneLine(f.Reason)
+		asked += ": " + words.OneLine(f.Reason)
 	}
 	failure := ""
 	if f.Failure != nil {
-		failure = f.Failure.Step + ": " + chronicle.OneLine(f.Failure.Reason)
+		failure = f.Failure.Step + ": " + words.OneLine(f.Failure.Reason)
 	}
 	for _, field := range []struct{ name, text string }{
 		{"rotation", f.ID}, {"flow", flow}, {"requested", asked}, {"failed at", failure}, {"trace", cmp.Or(f.Jaeger, f.TraceID)},
@@ -134,7 +135,7 @@ func (f *waterfall) divider(phase string) {
 // row is one line of the table.
 func (f *waterfall) row(mark, label string, start time.Time, took, bar string, c, text colour) {
 	label = fit(label, stepWidth+ownerWidth-1) + " "
-	times := right("+"+chronicle.Short(max(0, start.Sub(f.Requested))), startWidth) + right(took, tookWidth)
+	times := right("+"+words.Duration(max(0, start.Sub(f.Requested))), startWidth) + right(took, tookWidth)
 	if f.Ended != nil && start.After(*f.Ended) {
 		bar = "" // the axis ends with the rotation
 	}
@@ -150,7 +151,7 @@ func (f *waterfall) step(i int, s chronicle.Step) {
 	case s.Ended == nil && s.Due.After(f.Now):
 		f.row("·", label, s.Due, "due", "", dim, dim)
 	case s.Ended == nil:
-		f.row("…", label, s.Due, chronicle.Short(f.Now.Sub(s.Due)), f.axis.wait(s.Due, f.Now), blue, plain)
+		f.row("…", label, s.Due, words.Duration(f.Now.Sub(s.Due)), f.axis.wait(s.Due, f.Now), blue, plain)
 	default:
 		mark, c := "✓", green
 		if s.Phase == chronicle.Back {
@@ -160,10 +161,10 @@ func (f *waterfall) step(i int, s chronicle.Step) {
 			mark, c = "✗", red
 		}
 		if s.Started == nil { // nobody worked on it: it timed out
-			f.row(mark, label, s.Due, chronicle.Short(s.Ended.Sub(s.Due)), f.axis.wait(s.Due, *s.Ended), c, plain)
+			f.row(mark, label, s.Due, words.Duration(s.Ended.Sub(s.Due)), f.axis.wait(s.Due, *s.Ended), c, plain)
 			break
 		}
-		f.row(mark, label, *s.Started, chronicle.Short(s.Ended.Sub(*s.Started)), f.axis.bar(*s.Started, *s.Ended), c, plain)
+		f.row(mark, label, *s.Started, words.Duration(s.Ended.Sub(*s.Started)), f.axis.bar(*s.Started, *s.Ended), c, plain)
 		f.waited(s)
 	}
 	f.notes(i)
@@ -181,7 +182,7 @@ func (f *waterfall) step(i int, s chronicle.Step) {
 // waited shows a pause that was worth the name before the last attempt.
 func (f *waterfall) waited(s chronicle.Step) {
 	if pause := f.Waited(s); pause > 0 {
-		f.row("", "  waited", s.Due, chronicle.Short(pause), f.axis.wait(s.Due, *s.Started), dim, dim)
+		f.row("", "  waited", s.Due, words.Duration(pause), f.axis.wait(s.Due, *s.Started), dim, dim)
 	}
 }
 
@@ -193,7 +194,7 @@ func (f *waterfall) operation(s chronicle.Step, op chronicle.Operation) {
 	}
 	label += fit(op.Target, max(8, stepWidth+ownerWidth-1-utf8.RuneCountInString(label)))
 	begin := chronicle.Between(op.Started, s.Due, *s.Ended)
-	f.row("", label, begin, chronicle.Short(took), f.axis.bar(begin, chronicle.Between(begin.Add(took), begin, *s.Ended)), c, c)
+	f.row("", label, begin, words.Duration(took), f.axis.bar(begin, chronicle.Between(begin.Add(took), begin, *s.Ended)), c, c)
 	if op.Error != "" && !strings.Contains(s.Failure, op.Error) {
 		f.text("✗", op.Error, red)
 	}
@@ -201,7 +202,7 @@ func (f *waterfall) operation(s chronicle.Step, op chronicle.Operation) {
 
 func (f *waterfall) notes(i int) {
 	for _, n := range f.NotesOf(i) {
-		f.text("!", "+"+chronicle.Short(max(0, n.At.Sub(f.Requested)))+" "+n.Label(), yellow)
+		f.text("!", "+"+words.Duration(max(0, n.At.Sub(f.Requested)))+" "+n.Label(), yellow)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/trail"
+	"pawl.dev/internal/words"
 	"pawl.dev/services/auditor/internal/posture"
 )
 
@@ -23,7 +24,7 @@ var templates embed.FS
 type pages map[string]*template.Template
 
 func parsePages() pages {
-	functions := template.FuncMap{"short": short, "ago": ago, "stamp": stamp, "clock": clock, "iso": iso, "days": days}
+	functions := template.FuncMap{"short": words.Duration, "ago": ago, "stamp": stamp, "clock": clock, "iso": iso, "days": days}
 	layout := template.Must(template.New("layout").Funcs(functions).ParseFS(templates, "pages/layout.html"))
 	all := pages{}
 	for _, name := range []string{"overview", "credential", "rotation", "schedule", "trail", "login", "failure"} {
@@ -121,7 +122,7 @@ func facts(s posture.Standing) []fact {
 	all := []fact{
 		{"cluster", c.Cluster.Name}, {"environment", c.Cluster.Environment}, {"nodes", strings.Join(nodes, ", ")},
 		{"role", c.Role}, {"strategy", c.Strategy}, {"group", c.Group}, {"consumers", strings.Join(consumers, ", ")},
-		{"drain", chronicle.Short(c.Drain)}, {"predecessor kept", chronicle.Short(c.Keep)},
+		{"drain", words.Duration(c.Drain)}, {"predecessor kept", words.Duration(c.Keep)},
 	}
 	var out []fact
 	for _, f := range all {
@@ -178,14 +179,6 @@ func (b *Dashboard) trail(w http.ResponseWriter, r *http.Request) {
 	b.pages.write(w, http.StatusOK, "trail", page)
 }
 
-// Words for people.
-func short(d time.Duration) string {
-	if d >= time.Minute {
-		d = d.Truncate(time.Second)
-	}
-	return chronicle.Short(d)
-}
-
 // ago is how long before now t was, or how long after.
 func ago(now, t time.Time) string {
 	if d := now.Sub(t); d >= 0 {
@@ -196,26 +189,19 @@ func ago(now, t time.Time) string {
 
 // coarse is a length without what does not matter beside it.
 func coarse(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return "0s"
-	case d < time.Minute:
-		return chronicle.Short(d.Truncate(time.Second).Round(time.Second)) // 12.0s is 12s
-	case d >= 10*24*time.Hour:
-		return days(d)
+	if d < time.Minute {
+		return words.Duration(max(0, d.Truncate(time.Second)))
 	}
-	return chronicle.Short(d.Truncate(time.Minute))
+	return days(d.Truncate(time.Minute))
 }
 
+// days leaves the hours of many days out.
 func days(d time.Duration) string {
 	const day = 24 * time.Hour
-	if d >= day && d%day < time.Hour {
-		return chronicle.Short(d.Truncate(day))
-	}
 	if d >= 10*day {
-		return chronicle.Short(d.Truncate(day))
+		d = d.Truncate(day)
 	}
-	return chronicle.Short(d)
+	return words.Duration(d)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }

@@ -7,6 +7,7 @@ import (
 
 	"pawl.dev/internal/chronicle"
 	"pawl.dev/internal/saga"
+	"pawl.dev/internal/words"
 )
 
 // waterfall is a timeline to be drawn.
@@ -86,7 +87,9 @@ func (w *waterfall) on(axis chronicle.Axis, from, to time.Time, tone string) *ba
 	return &bar{x, max(3, wide*axis.Place(to)-x), tone}
 }
 
-func (w *waterfall) since(at time.Time) string { return "+" + short(max(0, at.Sub(w.Requested))) }
+func (w *waterfall) since(at time.Time) string {
+	return "+" + words.Duration(max(0, at.Sub(w.Requested)))
+}
 
 func (w *waterfall) step(axis chronicle.Axis, i int, s chronicle.Step) {
 	l := line{Kind: "step", Name: s.Name, Owner: s.Owner}
@@ -99,7 +102,7 @@ func (w *waterfall) step(axis chronicle.Axis, i int, s chronicle.Step) {
 	case s.Ended == nil && w.Outcome == chronicle.Superseded:
 		l.Mark, l.Tone, l.Start, l.Took = "✗", "warn", w.since(s.Due), "ended"
 	case s.Ended == nil:
-		l.Mark, l.Tone, l.Start, l.Took = "…", "busy", w.since(s.Due), short(w.Now.Sub(s.Due))
+		l.Mark, l.Tone, l.Start, l.Took = "…", "busy", w.since(s.Due), words.Duration(w.Now.Sub(s.Due))
 		l.Bar = w.on(axis, s.Due, w.Now, "waiting")
 	default:
 		l.Mark, l.Tone = "✓", "good"
@@ -113,12 +116,12 @@ func (w *waterfall) step(axis chronicle.Axis, i int, s chronicle.Step) {
 		if s.Started != nil { // else nobody worked on it: it timed out
 			from, tone = *s.Started, l.Tone
 		}
-		l.Start, l.Took, l.Bar = w.since(from), short(s.Ended.Sub(from)), w.on(axis, from, *s.Ended, tone)
+		l.Start, l.Took, l.Bar = w.since(from), words.Duration(s.Ended.Sub(from)), w.on(axis, from, *s.Ended, tone)
 	}
 	if pause := w.Waited(s); pause > 0 {
-		w.Lines = append(w.Lines, line{Kind: "wait", Name: "waited", Start: w.since(s.Due), Took: short(pause), Tone: "quiet", Bar: w.on(axis, s.Due, *s.Started, "waiting")})
+		w.Lines = append(w.Lines, line{Kind: "wait", Name: "waited", Start: w.since(s.Due), Took: words.Duration(pause), Tone: "quiet", Bar: w.on(axis, s.Due, *s.Started, "waiting")})
 	}
-	l.Text = chronicle.OneLine(s.Summary)
+	l.Text = words.OneLine(s.Summary)
 	w.Lines = append(w.Lines, l)
 	for _, n := range w.NotesOf(i) {
 		w.Lines = append(w.Lines, line{Kind: "remark", Mark: "!", Tone: "warn", Start: w.since(n.At), Text: n.Label()})
@@ -137,7 +140,7 @@ func (w *waterfall) step(axis chronicle.Axis, i int, s chronicle.Step) {
 func (w *waterfall) effect(axis chronicle.Axis, s chronicle.Step, op chronicle.Operation) {
 	took := time.Duration(op.Seconds * float64(time.Second))
 	begin := chronicle.Between(op.Started, s.Due, *s.Ended)
-	l := line{Kind: "effect", Name: op.Name, Owner: op.Target, Start: w.since(begin), Took: short(took), Tone: "quiet",
+	l := line{Kind: "effect", Name: op.Name, Owner: op.Target, Start: w.since(begin), Took: words.Duration(took), Tone: "quiet",
 		Bar: w.on(axis, begin, chronicle.Between(begin.Add(took), begin, *s.Ended), "effect")}
 	if op.Error != "" {
 		l.Mark, l.Tone = "✗", "bad"
