@@ -39,7 +39,7 @@ func (d *document) credential(v value, inv *Inventory) *Credential {
 		if at.node == nil {
 			at = o.at("drain")
 		}
-		at.fault("drain_deadline (%s) must be longer than drain (%s)", inDays(c.DrainDeadline), inDays(c.Drain))
+		at.fault("drain_deadline (%s) must be longer than drain (%s)", FormatDuration(c.DrainDeadline), FormatDuration(c.Drain))
 	}
 	o.at("database").checkIdentifier(c.Database)
 	if c.Group != "" {

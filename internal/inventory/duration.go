@@ -37,8 +37,8 @@ func ParseDuration(text string) (time.Duration, error) {
 	return time.Duration(days)*day + rest, nil
 }
 
-// inDays writes whole days as ParseDuration reads them.
-func inDays(length time.Duration) string {
+// FormatDuration writes whole days as ParseDuration reads them.
+func FormatDuration(length time.Duration) string {
 	if length > 0 && length%day == 0 {
 		return strconv.Itoa(int(length/day)) + "d"
 	}

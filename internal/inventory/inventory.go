@@ -4,7 +4,10 @@
 package inventory
 
 import (
+	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -256,6 +259,14 @@ type Probe struct {
 
 // Pool opens this many connections at once.
 type Pool struct{ Connections int }
+
+// ContactText appends the contacts to a sentence: "; on_call: devops@example.org".
+func (i *Inventory) ContactText() (text string) {
+	for _, name := range slices.Sorted(maps.Keys(i.Contacts)) {
+		text += fmt.Sprintf("; %s: %s", name, i.Contacts[name])
+	}
+	return text
+}
 
 // Digest identifies the bytes that were loaded: the first 16 hexadecimal digits
 // of their SHA-256.

@@ -179,10 +179,10 @@ func (d *document) checkPolicy(c *Credential, inv *Inventory, s Schedule) {
 	}
 	at := o.at("rotate_every") // or the line of the credential
 	if n := len(c.Apart); n > 0 && s.Apart*time.Duration(n+1) > c.RotateEvery {
-		o.at("apart").fault("%s apart from %s does not fit into rotate_every, %s: lower schedule.apart, or name fewer", inDays(s.Apart), strings.Join(c.Apart, ", "), inDays(c.RotateEvery))
+		o.at("apart").fault("%s apart from %s does not fit into rotate_every, %s: lower schedule.apart, or name fewer", FormatDuration(s.Apart), strings.Join(c.Apart, ", "), FormatDuration(c.RotateEvery))
 	}
 	if c.Remind >= c.RotateEvery {
-		o.at("remind").fault("remind (%s) must be shorter than rotate_every (%s)", inDays(c.Remind), inDays(c.RotateEvery))
+		o.at("remind").fault("remind (%s) must be shorter than rotate_every (%s)", FormatDuration(c.Remind), FormatDuration(c.RotateEvery))
 	}
 	open := inv.CalendarOf(c)
 	gap, meet := open.Gap(someTime)
@@ -190,11 +190,11 @@ func (d *document) checkPolicy(c *Credential, inv *Inventory, s Schedule) {
 	case !meet:
 		o.at("group").fault("the windows of %s never meet, and it turns together: give all of them a window that is the same", strings.Join(inv.Together(c), ", "))
 	case gap > c.RotateEvery/10*7: // what was turned by hand between two windows needs one in time, too
-		at.fault("rotate_every (%s) is too short for windows that are up to %s apart, it would be late now and then: add windows, or turn it less often", inDays(c.RotateEvery), roughly(gap))
+		at.fault("rotate_every (%s) is too short for windows that are up to %s apart, it would be late now and then: add windows, or turn it less often", FormatDuration(c.RotateEvery), roughly(gap))
 	}
 	for _, b := range c.Blackouts {
 		if b.Length() > c.RotateEvery {
-			at.fault("rotate_every (%s) is shorter than the blackout %s: it would be late whatever happens: shorten the blackout, or turn it less often", inDays(c.RotateEvery), b)
+			at.fault("rotate_every (%s) is shorter than the blackout %s: it would be late whatever happens: shorten the blackout, or turn it less often", FormatDuration(c.RotateEvery), b)
 		}
 	}
 }
@@ -204,7 +204,7 @@ func roughly(gap time.Duration) string {
 	if gap > day {
 		gap = gap.Truncate(day)
 	}
-	return inDays(gap)
+	return FormatDuration(gap)
 }
 
 // someTime begins the year that windows are tried in; which year does not matter.
@@ -224,11 +224,11 @@ func checkPromotion(v value, c, twin *Credential, inv *Inventory, apart time.Dur
 	case c.RotateEvery > 0 && twin.RotateEvery == 0:
 		v.fault("%s has no rotate_every, and nothing would turn it before: give its environment one", twin.Name)
 	case slices.Contains(c.Apart, twin.Name) && apart >= c.Within:
-		v.fault("%s must be turned within %s before, and is kept %s apart: lower schedule.apart", twin.Name, inDays(c.Within), inDays(apart))
+		v.fault("%s must be turned within %s before, and is kept %s apart: lower schedule.apart", twin.Name, FormatDuration(c.Within), FormatDuration(apart))
 	}
 	gap, _ := inv.CalendarOf(twin).Gap(someTime)
 	if gap > c.Within {
-		v.fault("%s has windows %s apart, and must be turned within %s before: lengthen within, or add windows", twin.Name, roughly(gap), inDays(c.Within))
+		v.fault("%s has windows %s apart, and must be turned within %s before: lengthen within, or add windows", twin.Name, roughly(gap), FormatDuration(c.Within))
 	}
 }
 

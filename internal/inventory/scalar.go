@@ -133,10 +133,10 @@ func (v value) duration(fallback, least, most time.Duration) time.Duration {
 		v.fault("%v", err)
 		return fallback
 	case length < least:
-		v.fault("%.60q is too short: at least %s", text, inDays(least))
+		v.fault("%.60q is too short: at least %s", text, FormatDuration(least))
 		return fallback
 	case length > most:
-		v.fault("%.60q is too long: at most %s", text, inDays(most))
+		v.fault("%.60q is too long: at most %s", text, FormatDuration(most))
 		return fallback
 	}
 	return length

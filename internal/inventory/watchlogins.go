@@ -53,7 +53,7 @@ func readWatchLogins(v value) WatchLogins {
 		if at.node == nil {
 			at = o.at("within")
 		}
-		at.fault("quiet (%s) must be at least within (%s): an alert would be over while the failures that raised it still count", inDays(w.Quiet), inDays(w.Within))
+		at.fault("quiet (%s) must be at least within (%s): an alert would be over while the failures that raised it still count", FormatDuration(w.Quiet), FormatDuration(w.Within))
 	}
 	for _, item := range o.at("ignore").list() {
 		w.Ignore.add(item)

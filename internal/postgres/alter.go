@@ -134,8 +134,8 @@ func attribute(login bool) string {
 
 func identifier(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// literal quotes text; E” because a session may have turned
-// standard_conforming_strings off.
+// literal quotes text in an escape string, which means the same in a session that
+// has turned standard_conforming_strings off.
 func literal(text string) string {
 	return " E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
 }

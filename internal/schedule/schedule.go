@@ -424,19 +424,11 @@ func (b *Book) Unproven(credential string, facts Facts, at time.Time) string {
 	case !ok:
 		return fmt.Sprintf("%s, which must be turned before %s, is not adopted", c.Promotes, c.Name)
 	case twin.Adopted:
-		return fmt.Sprintf("%s, which must be turned within %s before %s, was not turned yet", c.Promotes, inDays(c.Within), c.Name)
+		return fmt.Sprintf("%s, which must be turned within %s before %s, was not turned yet", c.Promotes, inventory.FormatDuration(c.Within), c.Name)
 	case at.Sub(twin.Since) > c.Within:
-		return fmt.Sprintf("%s must be turned within %s before %s, and was last on %s", c.Promotes, inDays(c.Within), c.Name, twin.Since.UTC().Format(time.DateOnly))
+		return fmt.Sprintf("%s must be turned within %s before %s, and was last on %s", c.Promotes, inventory.FormatDuration(c.Within), c.Name, twin.Since.UTC().Format(time.DateOnly))
 	}
 	return ""
-}
-
-func inDays(d time.Duration) string {
-	const day = 24 * time.Hour
-	if d >= day && d%day == 0 {
-		return fmt.Sprintf("%dd", d/day)
-	}
-	return d.String()
 }
 
 // seed makes a number of what identifies a turn, the same everywhere.

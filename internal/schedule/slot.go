@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/calendar"
+	"pawl.dev/internal/inventory"
 )
 
 // slot chooses the time of one turn.
@@ -21,7 +22,7 @@ func (s slot) choose() (at time.Time, why string) {
 	// A quarter of the jitter is kept for what comes between.
 	target := s.latest.Add(-s.early/4 - s.part("target", s.early*3/4))
 	if s.early > 0 {
-		why = "spread over the last " + inDays(s.early) + " of its interval"
+		why = "spread over the last " + inventory.FormatDuration(s.early) + " of its interval"
 	}
 	next, ok := s.open.Next(target)
 	if ok && !next.Begin.After(s.latest) {

@@ -44,8 +44,9 @@ func (p Position) Clone() Position {
 	return Position{p.Since, files}
 }
 
-// forgotten is how long a file is remembered that is not in the directory.
-const forgotten = time.Hour
+// positionTTL is how long the position in a file is kept after the file has
+// disappeared from the directory.
+const positionTTL = time.Hour
 
 // Follower reads a log directory on and on. It is for one goroutine.
 type Follower struct {
@@ -302,7 +303,7 @@ func (f *Follower) forget(now time.Time, files []fs.FileInfo) {
 			place.Seen = now
 			f.Position.Files[head] = place
 		}
-		if now.Sub(place.Seen) > forgotten {
+		if now.Sub(place.Seen) > positionTTL {
 			delete(f.Position.Files, head)
 			if place.Written.After(f.Position.Since) {
 				f.Position.Since = place.Written

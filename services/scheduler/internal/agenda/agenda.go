@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -37,7 +36,7 @@ type world interface {
 	// fired; nil for neither.
 	Armed(ctx context.Context, credential string) (due *pawlv1.Due, seq uint64, err error)
 	// Arm replaces what is armed if that is still at seq (0: nothing is), else it
-	// returns bus.ErrConflict; whatever is armed where seq is whatever.
+	// returns bus.ErrConflict. With overAny as seq, Arm replaces whichever due is armed.
 	Arm(ctx context.Context, credential string, at time.Time, due *pawlv1.Due, seq uint64) error
 	// Turns returns what is under way, and its place; SetTurns replaces it if it
 	// is still there, else it returns bus.ErrConflict.
@@ -53,8 +52,8 @@ type world interface {
 	Note(ctx context.Context, n *pawlv1.Note)
 }
 
-// whatever is armed: see Arm.
-const whatever = math.MaxUint64
+// overAny is the seq with which Arm expects no particular due.
+const overAny = math.MaxUint64
 
 // turn is a rotation to begin.
 type turn struct {
@@ -251,9 +250,9 @@ func (a *Agenda) fired(ctx context.Context, lead string, due *pawlv1.Due, t turn
 		if v.due.Blocked != "" {
 			try = a.later(v, now, 15*time.Minute)
 		}
-		return 0, a.arm(ctx, v, told, a.nextLook(v, told, try, now), whatever)
+		return 0, a.arm(ctx, v, told, a.nextLook(v, told, try, now), overAny)
 	case len(news) > 0: // kept before anything else, or it would be told each time
-		return 0, a.arm(ctx, v, told, now, whatever)
+		return 0, a.arm(ctx, v, told, now, overAny)
 	}
 	t.credential, t.follows = lead, map[string]string{}
 	for _, name := range v.due.Members() {
@@ -283,7 +282,7 @@ func (a *Agenda) fired(ctx context.Context, lead string, due *pawlv1.Due, t turn
 	at := a.later(v, now, min(24*time.Hour, 5*time.Minute<<min(told.GetRefused(), 9)))
 	told.Refused++
 	a.world.Note(ctx, &pawlv1.Note{Kind: "schedule refused", Credential: lead, Text: fmt.Sprintf("%s; tried again at %s", refusal, at.UTC().Format(time.RFC3339))})
-	return 0, a.arm(ctx, v, told, a.nextLook(v, told, at, now), whatever)
+	return 0, a.arm(ctx, v, told, a.nextLook(v, told, at, now), overAny)
 }
 
 // later is when to try again after a rest, which is never longer than a tenth of
@@ -311,7 +310,7 @@ func (a *Agenda) news(v view, told *pawlv1.Due, now time.Time) (news []*pawlv1.N
 	}
 	if !told.Overdue && v.due.Overdue(now) {
 		told.Overdue = true
-		note("overdue", fmt.Sprintf("%s should have been turned by %s; tried next at %s; see docs/runbooks/overdue.md%s", names, v.due.Deadline.UTC().Format(time.RFC3339), v.due.At.UTC().Format(time.RFC3339), a.contacts()))
+		note("overdue", fmt.Sprintf("%s should have been turned by %s; tried next at %s; see docs/runbooks/overdue.md%s", names, v.due.Deadline.UTC().Format(time.RFC3339), v.due.At.UTC().Format(time.RFC3339), a.inv.ContactText()))
 	}
 	if told.Blocked != v.due.Blocked && !now.Before(v.due.Planned) {
 		told.Blocked = v.due.Blocked
@@ -320,11 +319,4 @@ func (a *Agenda) news(v view, told *pawlv1.Due, now time.Time) (news []*pawlv1.N
 		}
 	}
 	return news
-}
-
-func (a *Agenda) contacts() (text string) {
-	for _, name := range slices.Sorted(maps.Keys(a.inv.Contacts)) {
-		text += fmt.Sprintf("; %s: %s", name, a.inv.Contacts[name])
-	}
-	return text
 }

@@ -130,7 +130,7 @@ func (w onBus) last(ctx context.Context, subject string, into proto.Message) (se
 
 func (w onBus) Arm(ctx context.Context, credential string, at time.Time, due *pawlv1.Due, seq uint64) error {
 	var only []jetstream.PublishOpt
-	if seq != whatever {
+	if seq != overAny {
 		only = append(only, jetstream.WithExpectLastSequencePerSubject(seq))
 	}
 	err := w.d.Bus.Publish(ctx, bus.ArmSubject("due", credential), due, nats.Header{

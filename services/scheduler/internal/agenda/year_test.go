@@ -111,7 +111,7 @@ func (y *year) Arm(_ context.Context, name string, at time.Time, due *pawlv1.Due
 	if y.dies() {
 		return errDied
 	}
-	if seq != whatever && seq != uint64(y.armed[name].id) {
+	if seq != overAny && seq != uint64(y.armed[name].id) {
 		return bus.ErrConflict
 	}
 	y.serial++

@@ -11,8 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -253,7 +251,7 @@ func (d *Desk) act(ctx context.Context, q *question, decided bus.Decided) error 
 	note := &pawlv1.Note{Kind: "alert held back", Credential: a.GetCredential(), Rotation: a.GetRotation(), Step: a.GetGuard(), Actor: "alert " + a.GetSource(),
 		Text: fmt.Sprintf("%s: %s (%s)", a.GetGuard(), a.GetReason(), a.GetAlert())}
 	if callsPeople[a.GetGuard()] {
-		note.Text += d.contacts()
+		note.Text += d.d.Inventory.ContactText()
 	}
 	if a.GetGuard() == "" {
 		refused, err := d.fire(ctx, q, decided)
@@ -317,11 +315,4 @@ func (d *Desk) count(ctx context.Context, guard string) {
 		guard = "none"
 	}
 	d.heard.Add(ctx, 1, metric.WithAttributes(attribute.String("guard", guard)))
-}
-
-func (d *Desk) contacts() (text string) {
-	for _, name := range slices.Sorted(maps.Keys(d.d.Inventory.Contacts)) {
-		text += fmt.Sprintf("; %s: %s", name, d.d.Inventory.Contacts[name])
-	}
-	return text
 }

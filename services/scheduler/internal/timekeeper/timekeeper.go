@@ -15,8 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -298,13 +296,9 @@ func (c *Clock) report(ctx context.Context, credential string, log bus.Log, step
 	if said {
 		return
 	}
-	contacts := ""
-	for _, name := range slices.Sorted(maps.Keys(c.d.Inventory.Contacts)) {
-		contacts += fmt.Sprintf("; %s: %s", name, c.d.Inventory.Contacts[name])
-	}
 	c.d.Note(ctx, &pawlv1.Note{Kind: "stalled", Credential: credential, Rotation: log.Rotation, Step: step.Name,
 		Text: fmt.Sprintf("%s has been trying %q since %s and goes on; see docs/runbooks/stalled.md; `pawl doctor %s` shows what is in the way, `pawl resume %s` tries at once%s",
-			step.Owner, step.Name, due.Format(time.RFC3339), credential, credential, contacts)})
+			step.Owner, step.Name, due.Format(time.RFC3339), credential, credential, c.d.Inventory.ContactText())})
 }
 
 // sweep looks at every credential: late steps, lost timers, lost triggers. Some at
