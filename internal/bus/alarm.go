@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
 
@@ -66,22 +65,12 @@ func (b *Bus) NewestAlarm(ctx context.Context) (Decided, error) { return b.lastA
 
 func (b *Bus) lastAlarm(ctx context.Context, subject string) (Decided, error) {
 	d := Decided{Alarm: &pawlv1.Alarm{}}
-	stream, err := b.Stream(ctx, StreamAlarm)
-	if err != nil {
-		return d, err
-	}
-	ctx, cancel := Bound(ctx)
-	defer cancel()
-	m, err := stream.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return d, nil
+	m, err := b.Last(ctx, StreamAlarm, subject, d.Alarm)
+	if m != nil {
+		d.Seq, d.Stored = m.Sequence, m.Time
 	}
 	if err != nil {
-		return d, fmt.Errorf("read %s: %w", subject, err)
-	}
-	d.Seq, d.Stored = m.Sequence, m.Time
-	if err := Decode(m.Header, m.Data, d.Alarm); err != nil {
-		return d, fmt.Errorf("%s (sequence %d): %w", m.Subject, m.Sequence, err)
+		return d, fmt.Errorf("read %s (sequence %d): %w", subject, d.Seq, err)
 	}
 	return d, nil
 }

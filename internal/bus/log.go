@@ -72,18 +72,12 @@ func (l Log) Fold() (saga.State, error) {
 // where it never had one. It may be stale on a follower of a clustered stream:
 // compare LastSeq with the trigger's sequence.
 func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
-	stream, err := b.Stream(ctx, StreamLog)
-	if err != nil {
-		return Log{}, err
-	}
-	once, cancel := Bound(ctx)
-	defer cancel()
-	last, err := stream.GetLastMsgForSubject(once, logOf(credential))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return Log{Credential: credential}, nil
-	}
+	last, err := b.Last(ctx, StreamLog, logOf(credential), nil)
 	if err != nil {
 		return Log{}, fmt.Errorf("read the log of %s: %w", credential, err)
+	}
+	if last == nil {
+		return Log{Credential: credential}, nil
 	}
 	_, rotation, _, err := ParseLogSubject(last.Subject)
 	if err != nil {
@@ -109,18 +103,12 @@ func (b *Bus) ReadNewest(ctx context.Context, credential string) (Log, error) {
 // NewestSeq returns the sequence of the newest event in the credential's log, 0
 // where it is empty: whether anything has happened, for the price of one read.
 func (b *Bus) NewestSeq(ctx context.Context, credential string) (uint64, error) {
-	stream, err := b.Stream(ctx, StreamLog)
-	if err != nil {
-		return 0, err
-	}
-	once, cancel := Bound(ctx)
-	defer cancel()
-	last, err := stream.GetLastMsgForSubject(once, logOf(credential))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
-	}
+	last, err := b.Last(ctx, StreamLog, logOf(credential), nil)
 	if err != nil {
 		return 0, fmt.Errorf("read the log of %s: %w", credential, err)
+	}
+	if last == nil {
+		return 0, nil
 	}
 	return last.Sequence, nil
 }

@@ -3,12 +3,9 @@ package bus
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -56,22 +53,13 @@ func (b *Bus) OperatorKey(ctx context.Context) (public string, err error) {
 // LastOperatorKey returns what is stored on OperatorSubject: the key that a scheduler
 // saw last, since when, and the sequence by which PublishAfter replaces it.
 func (b *Bus) LastOperatorKey(ctx context.Context) (last *pawlv1.OperatorKey, since time.Time, seq uint64, err error) {
-	stream, err := b.Stream(ctx, StreamTimer)
-	if err != nil {
-		return nil, since, 0, err
-	}
-	ctx, cancel := Bound(ctx)
-	defer cancel()
 	last = &pawlv1.OperatorKey{}
-	m, err := stream.GetLastMsgForSubject(ctx, OperatorSubject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return last, since, 0, nil
-	}
-	if err == nil {
-		err = Decode(m.Header, m.Data, last)
-	}
+	m, err := b.Last(ctx, StreamTimer, OperatorSubject, last)
 	if err != nil {
 		return nil, since, 0, fmt.Errorf("the operator's key, as last seen: %w", err)
+	}
+	if m == nil {
+		return last, since, 0, nil
 	}
 	if !last.GetFirst() {
 		since = m.Time

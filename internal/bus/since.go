@@ -46,18 +46,12 @@ func (b *Bus) firstSince(ctx context.Context, stream, filter string, since time.
 // LastOf returns when a credential's log last had the event, and in which
 // rotation; the zero Happened where it never had.
 func (b *Bus) LastOf(ctx context.Context, credential string, e saga.Event) (Happened, error) {
-	stream, err := b.Stream(ctx, StreamLog)
-	if err != nil {
-		return Happened{}, err
-	}
-	ctx, cancel := Bound(ctx)
-	defer cancel()
-	m, err := stream.GetLastMsgForSubject(ctx, LogSubject(credential, "*", e))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return Happened{}, nil
-	}
+	m, err := b.Last(ctx, StreamLog, LogSubject(credential, "*", e), nil)
 	if err != nil {
 		return Happened{}, fmt.Errorf("read the log of %s: %w", credential, err)
+	}
+	if m == nil {
+		return Happened{}, nil
 	}
 	h := Happened{Entry: saga.Entry{Seq: m.Sequence, At: m.Time}}
 	_, h.Rotation, h.Event, err = ParseLogSubject(m.Subject)

@@ -3,11 +3,13 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 )
 
 // Stored lists the subjects of a stream's messages that match the filter, in no
@@ -26,6 +28,26 @@ func (b *Bus) Stored(ctx context.Context, stream, filter string) ([]string, erro
 		return nil, fmt.Errorf("what %s holds: %w", stream, err)
 	}
 	return slices.Collect(maps.Keys(info.State.Subjects)), nil
+}
+
+// Last returns the newest message on a subject, decoded into a body if there is one
+// to fill, and nil if there is no message. Of a cluster, any server may answer, also
+// one that is behind.
+func (b *Bus) Last(ctx context.Context, stream, subject string, into proto.Message) (*jetstream.RawStreamMsg, error) {
+	s, err := b.Stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := Bound(ctx)
+	defer cancel()
+	m, err := s.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err == nil && into != nil {
+		err = Decode(m.Header, m.Data, into)
+	}
+	return m, err
 }
 
 // newestFromLeader is the subject of the request for a message of the log that the

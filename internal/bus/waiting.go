@@ -2,11 +2,8 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -14,22 +11,13 @@ import (
 // Waiting returns the requests of a credential that wait for their time, and the
 // sequence by which PublishAfter replaces the list; 0: no request ever waited.
 func (b *Bus) Waiting(ctx context.Context, credential string) (list *pawlv1.Waiting, seq uint64, err error) {
-	stream, err := b.Stream(ctx, StreamTimer)
-	if err != nil {
-		return nil, 0, err
-	}
-	ctx, cancel := Bound(ctx)
-	defer cancel()
 	list = &pawlv1.Waiting{}
-	m, err := stream.GetLastMsgForSubject(ctx, WaitingSubject(credential))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return list, 0, nil
-	}
-	if err == nil {
-		err = Decode(m.Header, m.Data, list)
-	}
+	m, err := b.Last(ctx, StreamTimer, WaitingSubject(credential), list)
 	if err != nil {
 		return nil, 0, fmt.Errorf("requests of %s that wait: %w", credential, err)
+	}
+	if m == nil {
+		return list, 0, nil
 	}
 	return list, m.Sequence, nil
 }

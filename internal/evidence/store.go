@@ -98,15 +98,12 @@ func Read(ctx context.Context, b *bus.Bus, key *sealed.IncidentKey, credential, 
 	if err != nil {
 		return nil, 0, err
 	}
-	stream, err := b.Stream(ctx, bus.StreamEvidence)
-	if err != nil {
-		return nil, 0, fmt.Errorf("evidence: %w", err)
-	}
 	var closed error
 	for _, subject := range found {
-		once, cancel := bus.Bound(ctx)
-		m, err := stream.GetLastMsgForSubject(once, subject)
-		cancel()
+		m, err := b.Last(ctx, bus.StreamEvidence, subject, nil)
+		if err == nil && m == nil {
+			err = jetstream.ErrMsgNotFound
+		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("evidence: %w", err)
 		}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pawl.dev/internal/bus"
@@ -83,21 +82,12 @@ func isRestored(ctx context.Context, b *bus.Bus, mark *bus.RestoreMark, log bus.
 
 // newest reads what the db-rotator found last, since the restore.
 func newest(ctx context.Context, b *bus.Bus, mark *bus.RestoreMark, credential string) (Verdict, error) {
-	stream, err := b.Stream(ctx, bus.StreamNote)
-	if err != nil {
-		return Verdict{}, err
-	}
-	ctx, cancel := bus.Bound(ctx)
-	defer cancel()
-	m, err := stream.GetLastMsgForSubject(ctx, bus.RestoredSubject(credential))
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence <= mark.Notes {
+	note := &pawlv1.Note{}
+	m, err := b.Last(ctx, bus.StreamNote, bus.RestoredSubject(credential), note)
+	if m == nil && err == nil || m != nil && m.Sequence <= mark.Notes {
 		return Verdict{Unknown, fmt.Sprintf("restored on %s from a backup of %s, and not compared with every node yet", mark.At.Format(time.RFC3339), mark.Backup.Format(time.RFC3339))}, nil
 	}
 	if err != nil {
-		return Verdict{}, fmt.Errorf("what was compared of %s after the restore: %w", credential, err)
-	}
-	note := &pawlv1.Note{}
-	if err := bus.Decode(m.Header, m.Data, note); err != nil {
 		return Verdict{}, fmt.Errorf("what was compared of %s after the restore: %w", credential, err)
 	}
 	return Verdict{Standing(note.GetKind()), note.GetText()}, nil

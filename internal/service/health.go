@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/condition"
@@ -132,18 +131,14 @@ func missing(ctx context.Context, b *bus.Bus, name string) (condition.Condition,
 // newestAt is when the newest message on a subject was stored, by the clock of the
 // bus; zero: never.
 func newestAt(ctx context.Context, b *bus.Bus, stream, subject string) (time.Time, error) {
-	s, err := b.Stream(ctx, stream)
-	if err != nil {
-		return time.Time{}, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	m, err := s.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return time.Time{}, nil
-	}
+	m, err := b.Last(ctx, stream, subject, nil)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("newest message of %s: %w", subject, err)
+	}
+	if m == nil {
+		return time.Time{}, nil
 	}
 	return m.Time, nil
 }

@@ -2,13 +2,11 @@ package service
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pawl.dev/internal/bus"
@@ -39,22 +37,13 @@ func noteStart(ctx context.Context, d Dependencies, service string) {
 // LastStart is the note of the service's newest start, on whichever machine; nil
 // where it never did.
 func LastStart(ctx context.Context, b *bus.Bus, service string) (*pawlv1.Note, error) {
-	stream, err := b.Stream(ctx, bus.StreamNote)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := bus.Bound(ctx)
-	defer cancel()
-	m, err := stream.GetLastMsgForSubject(ctx, bus.StartedSubject(service))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("newest start of %s: %w", service, err)
-	}
 	n := &pawlv1.Note{}
-	if err := bus.Decode(m.Header, m.Data, n); err != nil {
+	m, err := b.Last(ctx, bus.StreamNote, bus.StartedSubject(service), n)
+	if err != nil {
 		return nil, fmt.Errorf("newest start of %s: %w", service, err)
+	}
+	if m == nil {
+		return nil, nil
 	}
 	return n, nil
 }

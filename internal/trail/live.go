@@ -72,18 +72,12 @@ func (d *Decoder) Decode(m *jetstream.RawStreamMsg) (Entry, error) {
 
 // NewestCheckpoint reads the newest one that is stored; nil where there is none.
 func NewestCheckpoint(ctx context.Context, b *bus.Bus, keys note.Verifiers) (*Checkpoint, error) {
-	stream, err := b.Stream(ctx, bus.StreamAudit)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := bus.Bound(ctx)
-	defer cancel()
-	m, err := stream.GetLastMsgForSubject(ctx, CheckpointSubject("*"))
-	if isNone(err) {
-		return nil, nil
-	}
+	m, err := b.Last(ctx, bus.StreamAudit, CheckpointSubject("*"), nil)
 	if err != nil {
 		return nil, fmt.Errorf("newest checkpoint: %w", err)
+	}
+	if m == nil {
+		return nil, nil
 	}
 	c, err := readCheckpoint(m.Subject, m.Data, keys)
 	if err != nil {

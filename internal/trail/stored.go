@@ -2,7 +2,6 @@ package trail
 
 import (
 	"context"
-	"errors"
 	"iter"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,5 +17,3 @@ func stored(ctx context.Context, b *bus.Bus, stream string) iter.Seq2[*jetstream
 		}
 	}
 }
-
-func isNone(err error) bool { return errors.Is(err, jetstream.ErrMsgNotFound) }

@@ -103,19 +103,15 @@ func (c *Client) ask(ctx context.Context, id, credential string, request *pawlv1
 
 // Answered returns the stored answer to a request, nil where there is none.
 func (c *Client) Answered(ctx context.Context, id string) (*pawlv1.Answer, error) {
-	stream, err := c.Stream(ctx, bus.StreamAnswer)
-	if err != nil {
-		return nil, err
-	}
-	stored, err := stream.GetLastMsgForSubject(ctx, bus.AnswerSubject(id))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	}
-	if err != nil {
+	answer := &pawlv1.Answer{}
+	stored, err := c.Last(ctx, bus.StreamAnswer, bus.AnswerSubject(id), answer)
+	switch {
+	case stored != nil:
+		return answer, err
+	case err != nil:
 		return nil, fmt.Errorf("look for the answer: %w", err)
 	}
-	answer := &pawlv1.Answer{}
-	return answer, bus.Decode(stored.Header, stored.Data, answer)
+	return nil, nil
 }
 
 // subject is where the request's action belongs.

@@ -2,7 +2,6 @@ package agenda
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -109,21 +108,12 @@ func (w onBus) Armed(ctx context.Context, credential string) (due *pawlv1.Due, s
 
 // last reads what a subject of the timers holds; seq is 0 where that is nothing.
 func (w onBus) last(ctx context.Context, subject string, into proto.Message) (seq uint64, err error) {
-	stream, err := w.d.Bus.Stream(ctx, bus.StreamTimer)
-	if err != nil {
-		return 0, err
-	}
-	once, cancel := bus.Bound(ctx)
-	defer cancel()
-	m, err := stream.GetLastMsgForSubject(once, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
-	}
-	if err == nil {
-		err = bus.Decode(m.Header, m.Data, into)
-	}
+	m, err := w.d.Bus.Last(ctx, bus.StreamTimer, subject, into)
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", subject, err)
+	}
+	if m == nil {
+		return 0, nil
 	}
 	return m.Sequence, nil
 }
@@ -148,19 +138,15 @@ func (w onBus) Arm(ctx context.Context, credential string, at time.Time, due *pa
 // timer's target, which in the same moment takes the timer away. If another replica
 // or the server was first, nothing is stored.
 func (w onBus) Fire(ctx context.Context, credential string, before time.Time) (at time.Time, err error) {
-	stream, err := w.d.Bus.Stream(ctx, bus.StreamTimer)
-	if err != nil {
-		return at, err
-	}
 	ctx, cancel := bus.Bound(ctx)
 	defer cancel()
 	arm := bus.ArmSubject("due", credential)
-	m, err := stream.GetLastMsgForSubject(ctx, arm)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return at, nil
-	}
+	m, err := w.d.Bus.Last(ctx, bus.StreamTimer, arm, nil)
 	if err != nil {
 		return at, fmt.Errorf("read %s: %w", arm, err)
+	}
+	if m == nil {
+		return at, nil
 	}
 	if at, err = time.Parse(time.RFC3339, strings.TrimPrefix(m.Header.Get(jetstream.ScheduleHeader), "@at ")); err != nil {
 		return at, fmt.Errorf("%s: schedule %q: %w", arm, m.Header.Get(jetstream.ScheduleHeader), err)
