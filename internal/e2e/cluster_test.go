@@ -165,7 +165,7 @@ func TestWorkersHavePasswordsOfTheirOwn(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			conn, err := site.LoginAt(t.Context(), nodes[i].Direct(), published.Login{User: "worker_user", Password: member.Password}, "check")
+			conn, err := site.LoginAt(t.Context(), nodes[i].Direct(), inventory.Login{User: "worker_user", Password: member.Password}, "check")
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/e2e/site"
-	"pawl.dev/internal/published"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 )
 
@@ -99,7 +99,7 @@ func (w *world) stoppedOrOver(ctx context.Context, d drill, rotation string) err
 }
 
 // dead asserts that what was stolen lets nobody in, on the first node.
-func (w *world) dead(ctx context.Context, stolen published.Login) error {
+func (w *world) dead(ctx context.Context, stolen inventory.Login) error {
 	conn, err := site.LoginAt(ctx, w.site.Nodes[0].Direct(), stolen, "thief")
 	if err == nil {
 		return errors.Join(fmt.Errorf("%s still logs in with what was stolen", stolen.User), conn.Close(ctx))

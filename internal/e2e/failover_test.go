@@ -16,8 +16,8 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -189,7 +189,7 @@ func TestLateStandbyPromotedAfterCompletion(t *testing.T) {
 func TestLateStandbyPromotedAfterAnEmergency(t *testing.T) {
 	w := newFailover(t)
 	w.adopted()
-	stolen := map[string]published.Login{}
+	stolen := map[string]inventory.Login{}
 	for _, k := range failoverKinds {
 		login, err := w.site.Published(k.name)
 		if err != nil {

@@ -18,8 +18,8 @@ import (
 	"pawl.dev/cmd/pawl/restore"
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/restored"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/trail"
@@ -41,7 +41,7 @@ func TestRestoreOfBackupFromAnyStepEndsInconsistent(t *testing.T) {
 	seen := map[string]int{}
 	var rounds []*restoreRound
 	for round, s := range all[:n] {
-		r := &restoreRound{round: round, subject: s, pasts: []past{s.past}, seen: seen, stolen: map[string]published.Login{}, after: map[string]published.Login{}}
+		r := &restoreRound{round: round, subject: s, pasts: []past{s.past}, seen: seen, stolen: map[string]inventory.Login{}, after: map[string]inventory.Login{}}
 		beside := slices.DeleteFunc(pasts(), func(p past) bool { return p.String() == s.String() })
 		for _, i := range random.Perm(len(beside))[:others] {
 			r.pasts = append(r.pasts, beside[i])
@@ -80,8 +80,8 @@ type restoreRound struct {
 	pasts   []past
 	seen    map[string]int // restored states
 	mu      sync.Mutex
-	stolen  map[string]published.Login // by credential: what an emergency has contained
-	after   map[string]published.Login // what was published in the end
+	stolen  map[string]inventory.Login // by credential: what an emergency has contained
+	after   map[string]inventory.Login // what was published in the end
 }
 
 func (r *restoreRound) name(p past) string { return fmt.Sprintf("r%d-%s", r.round, p) }

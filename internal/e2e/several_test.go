@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pawl.dev/internal/e2e/site"
-	"pawl.dev/internal/published"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -116,7 +116,7 @@ func (w *world) pointsOfEmergencies() map[string][]string {
 
 // theft is what somebody holds: the login, and a session.
 type theft struct {
-	login   published.Login
+	login   inventory.Login
 	session *pgx.Conn
 }
 

@@ -83,10 +83,17 @@ type Account struct {
 	Credential     string // the credential by which Pawl turns this account; empty: somebody else does
 }
 
-// Login is what a session is opened with.
+// Login is what a session is opened with. User is empty if it was read from a sink
+// that carries only a password.
 type Login struct {
 	User     string
 	Password secret.String
+}
+
+// Carries reports whether l, read from a sink, is the login that was meant: the
+// same password, and the same user if the sink carries one.
+func (l Login) Carries(want Login) bool {
+	return l.Password.Equal(want.Password) && (l.User == "" || l.User == want.User)
 }
 
 // Node is one PostgreSQL server.

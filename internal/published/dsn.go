@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/secret"
 )
 
@@ -15,7 +16,7 @@ import (
 // stays as it was written. net/url does not do: it refuses the lists of hosts
 // that libpq allows, and its errors quote the URL.
 type DSN struct {
-	Login
+	inventory.Login
 	scheme string // with ://
 	rest   string // from the @ on
 }
@@ -64,7 +65,7 @@ func ParseDSN(text string) (DSN, error) {
 			return DSN{}, errors.New("the URL carries a user or password among its parameters, which overrides the one before its host: remove it there")
 		}
 	}
-	dsn := DSN{Login: Login{User: user, Password: secret.New(password)}, scheme: scheme + "://", rest: rest[at:]}
+	dsn := DSN{Login: inventory.Login{User: user, Password: secret.New(password)}, scheme: scheme + "://", rest: rest[at:]}
 	switch {
 	case password == "":
 		return dsn, fmt.Errorf("the URL carries %w", ErrNoPassword)
@@ -75,7 +76,7 @@ func ParseDSN(text string) (DSN, error) {
 }
 
 // With returns the URL with another login: a secret.
-func (d DSN) With(l Login) string {
+func (d DSN) With(l inventory.Login) string {
 	return d.scheme + escape(l.User) + ":" + escape(l.Password.Reveal()) + d.rest
 }
 

@@ -20,19 +20,6 @@ import (
 // MaxSize of a file that is read, in bytes.
 const MaxSize = 1 << 20
 
-// Login is what applications log in with. User is empty where the sink carries
-// only a password.
-type Login struct {
-	User     string
-	Password secret.String
-}
-
-// Carries reports whether l, read from a sink, is the login that was meant: the
-// same password, and the same user where the sink carries one.
-func (l Login) Carries(want Login) bool {
-	return l.Password.Equal(want.Password) && (l.User == "" || l.User == want.User)
-}
-
 // Group puts the entries of one file together, in the order of their first one:
 // together they are one sink, which holds one login. Symbolic links count as
 // what they point to. Lookup sinks, which hold several, are left out, and so are
@@ -61,18 +48,18 @@ func Group(sinks []inventory.Sink) [][]inventory.Sink {
 // Read returns the login that the entries of one file (one of Group) now hold
 // there. Errors name the file and the key or line at fault, never what stands
 // there.
-func Read(entries ...inventory.Sink) (Login, error) {
+func Read(entries ...inventory.Sink) (inventory.Login, error) {
 	if len(entries) == 0 {
-		return Login{}, errors.New("no sink to read")
+		return inventory.Login{}, errors.New("no sink to read")
 	}
 	path := Path(entries[0])
 	content, err := ReadFile(path)
 	if err != nil {
-		return Login{}, err
+		return inventory.Login{}, err
 	}
 	login, err := Parse(content, entries...)
 	if err != nil {
-		return Login{}, fmt.Errorf("%s: %w", path, err)
+		return inventory.Login{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return login, nil
 }
@@ -117,36 +104,36 @@ func ReadFile(path string) ([]byte, error) {
 
 // Parse returns the login that the entries of one file hold in its content. It
 // fails where they hold different ones, or no password.
-func Parse(content []byte, entries ...inventory.Sink) (Login, error) {
-	var login Login
+func Parse(content []byte, entries ...inventory.Sink) (inventory.Login, error) {
+	var login inventory.Login
 	var user, password string // where they were found
 	for _, entry := range entries {
 		found, err := parse(content, entry)
 		if err != nil {
-			return Login{}, err
+			return inventory.Login{}, err
 		}
 		for _, p := range found {
 			if p.fault != nil {
-				return Login{}, p.fault
+				return inventory.Login{}, p.fault
 			}
 			switch {
 			case p.User == "":
 			case user != "" && p.User != login.User:
-				return Login{}, fmt.Errorf("%s and %s hold different users", p.at, user)
+				return inventory.Login{}, fmt.Errorf("%s and %s hold different users", p.at, user)
 			default:
 				login.User, user = p.User, p.at
 			}
 			switch {
 			case p.Password.IsZero():
 			case password != "" && !p.Password.Equal(login.Password):
-				return Login{}, fmt.Errorf("%s and %s hold different passwords", p.at, password)
+				return inventory.Login{}, fmt.Errorf("%s and %s hold different passwords", p.at, password)
 			default:
 				login.Password, password = p.Password, p.at
 			}
 		}
 	}
 	if password == "" {
-		return Login{}, errors.New("holds no password")
+		return inventory.Login{}, errors.New("holds no password")
 	}
 	return login, nil
 }
@@ -155,11 +142,11 @@ func Parse(content []byte, entries ...inventory.Sink) (Login, error) {
 // each with its user, even if they do not belong together. A value that is empty or
 // absent is none; for one that cannot be read the whole content stands. Errors quote
 // nothing.
-func Passwords(content []byte, entries ...inventory.Sink) (held []Login, err error) {
+func Passwords(content []byte, entries ...inventory.Sink) (held []inventory.Login, err error) {
 	if len(bytes.TrimSpace(content)) == 0 {
 		return nil, nil
 	}
-	whole := Login{Password: secret.New(strings.TrimRight(string(content), "\r\n"))}
+	whole := inventory.Login{Password: secret.New(strings.TrimRight(string(content), "\r\n"))}
 	var user string
 	for _, entry := range entries {
 		if f := entry.File; f != nil && f.Format == inventory.FormatPassword { // also more than one line
@@ -190,7 +177,7 @@ func Passwords(content []byte, entries ...inventory.Sink) (held []Login, err err
 
 // part is what one key of a file holds of a login.
 type part struct {
-	Login
+	inventory.Login
 	at     string
 	fault  error // why it cannot be read
 	absent bool  // since the key is missing or empty
@@ -247,37 +234,37 @@ func parseDotenv(content []byte, d *inventory.Dotenv) (found []part, err error) 
 	return found, nil
 }
 
-func parseFile(content []byte, f *inventory.File) (Login, error) {
+func parseFile(content []byte, f *inventory.File) (inventory.Login, error) {
 	line := strings.TrimRight(string(content), "\r\n")
 	switch f.Format {
 	case inventory.FormatPassword:
 		if strings.ContainsAny(line, "\r\n\x00") {
-			return Login{}, errors.New("more than one line: not a file that holds a password alone")
+			return inventory.Login{}, errors.New("more than one line: not a file that holds a password alone")
 		}
-		return Login{Password: secret.New(line)}, nil
+		return inventory.Login{Password: secret.New(line)}, nil
 	case inventory.FormatDSN:
 		dsn, err := ParseDSN(line)
 		return dsn.Login, err
 	case inventory.FormatJSON:
 		return parseJSON(content)
 	}
-	return Login{}, fmt.Errorf("unknown format %q", f.Format)
+	return inventory.Login{}, fmt.Errorf("unknown format %q", f.Format)
 }
 
 // parseJSON takes the members by exact name, as most readers have it. An object
 // without a password is ErrNoPassword.
-func parseJSON(content []byte) (Login, error) {
+func parseJSON(content []byte) (inventory.Login, error) {
 	var fields map[string]any
 	_ = json.Unmarshal(content, &fields) // the decoder's own error could quote the file
 	user, _ := fields["user"].(string)
 	password, isText := fields["password"].(string)
 	switch {
 	case user != "" && password != "":
-		return Login{User: user, Password: secret.New(password)}, nil
+		return inventory.Login{User: user, Password: secret.New(password)}, nil
 	case fields != nil && password == "" && (isText || fields["password"] == nil):
-		return Login{}, fmt.Errorf("%s: %w", notJSON, ErrNoPassword)
+		return inventory.Login{}, fmt.Errorf("%s: %w", notJSON, ErrNoPassword)
 	}
-	return Login{}, errors.New(notJSON)
+	return inventory.Login{}, errors.New(notJSON)
 }
 
 const notJSON = `not a JSON object with the strings "user" and "password"`

@@ -117,7 +117,7 @@ func TestAnotherLoginLeavesTheRestOfTheURL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range []Login{{"new", dsn.Password}, {`O'Neil @/:?#%$&+"\ é`, dsn.Password}} {
+	for _, l := range []inventory.Login{{User: "new", Password: dsn.Password}, {User: `O'Neil @/:?#%$&+"\ é`, Password: dsn.Password}} {
 		text := dsn.With(l)
 		if !strings.HasSuffix(text, ":old@h1:1,h2:2/my%20db?sslmode=require#x") {
 			t.Errorf("%q", text)

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -116,7 +116,7 @@ func add(to map[string]cell, strategy string, took time.Duration) {
 }
 
 // occupy opens the sessions, spread over the servers.
-func occupy(ctx context.Context, servers []*pgserver.Server, login published.Login) ([]*pgx.Conn, error) {
+func occupy(ctx context.Context, servers []*pgserver.Server, login inventory.Login) ([]*pgx.Conn, error) {
 	all := make([]*pgx.Conn, liveSessions)
 	var opening errgroup.Group
 	opening.SetLimit(8)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"pawl.dev/internal/published"
+	"pawl.dev/internal/inventory"
 )
 
 // act is one rotation, and what it promises.
@@ -20,7 +20,7 @@ type act struct {
 
 // outcome is what a rotation did. Both logins are the .env's, and both let in.
 type outcome struct {
-	before, after published.Login
+	before, after inventory.Login
 	counts        counts
 	outage        time.Duration // in place: from the ALTER's commit to the last write of a sink
 }

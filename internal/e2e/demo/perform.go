@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"pawl.dev/internal/published"
+	"pawl.dev/internal/inventory"
 )
 
 // perform has the application log in all the time, requests a rotation, shows
@@ -62,7 +62,7 @@ func (s *stage) perform(ctx context.Context, number int, a act) error {
 }
 
 // proven returns what the .env says, after a login with it.
-func (s *stage) proven(ctx context.Context, credential string) (published.Login, error) {
+func (s *stage) proven(ctx context.Context, credential string) (inventory.Login, error) {
 	login, err := s.published(credential)
 	if err != nil {
 		return login, err

@@ -50,7 +50,7 @@ func (s *stage) setUp(ctx context.Context) (err error) {
 	if s.postgres, err = pgserver.Start(ctx, pgserver.Options{}); err != nil {
 		return err
 	}
-	superuser, err := s.logIn(ctx, published.Login{User: s.postgres.Superuser, Password: s.postgres.Password})
+	superuser, err := s.logIn(ctx, inventory.Login{User: s.postgres.Superuser, Password: s.postgres.Password})
 	if err != nil {
 		return err
 	}
@@ -194,11 +194,11 @@ func (s *stage) env(credential string) string { return filepath.Join(s.dir, cred
 func (s *stage) path(name string) string      { return filepath.Join(s.dir, name) }
 
 // published reads what the credential's .env says now.
-func (s *stage) published(credential string) (published.Login, error) {
+func (s *stage) published(credential string) (inventory.Login, error) {
 	return published.Read(inventory.Sink{Dotenv: &inventory.Dotenv{Path: s.env(credential), User: "DB_USER", Password: "DB_PASSWORD"}})
 }
 
-func (s *stage) logIn(ctx context.Context, l published.Login) (*pgx.Conn, error) {
+func (s *stage) logIn(ctx context.Context, l inventory.Login) (*pgx.Conn, error) {
 	return postgres.Login(ctx, postgres.Target{Host: s.postgres.Host, Port: s.postgres.Port, Database: "postgres",
 		User: l.User, Password: l.Password, SSLMode: "disable", ApplicationName: "demo"})
 }

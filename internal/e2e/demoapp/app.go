@@ -89,7 +89,7 @@ func (a *app) conninfo() string {
 	return fmt.Sprintf("host=%s port=%d sslmode=disable connect_timeout=5", a.host, a.port)
 }
 
-func (a *app) authenticate(config *pgx.ConnConfig, login published.Login) {
+func (a *app) authenticate(config *pgx.ConnConfig, login inventory.Login) {
 	config.Database, config.User, config.Password = a.database, login.User, login.Password.Reveal()
 	config.RuntimeParams["application_name"] = a.name
 }

@@ -136,7 +136,7 @@ func (a *Apps) login(ctx context.Context, credential, application string) error 
 }
 
 // Published reads what the credential's .env says now.
-func (s *Site) Published(credential string) (published.Login, error) {
+func (s *Site) Published(credential string) (inventory.Login, error) {
 	return published.Read(inventory.Sink{Dotenv: &inventory.Dotenv{Path: s.Env(credential), User: "DB_USER", Password: "DB_PASSWORD"}})
 }
 
@@ -150,7 +150,7 @@ func (s *Site) LoginPublished(ctx context.Context, credential, application strin
 }
 
 // LoginAt logs in to a server, or to what stands before it.
-func LoginAt(ctx context.Context, at inventory.Node, l published.Login, application string) (*pgx.Conn, error) {
+func LoginAt(ctx context.Context, at inventory.Node, l inventory.Login, application string) (*pgx.Conn, error) {
 	return postgres.Login(ctx, postgres.Target{Host: at.Host, Port: at.Port, Database: "postgres",
 		User: l.User, Password: l.Password, SSLMode: "disable", ApplicationName: application})
 }

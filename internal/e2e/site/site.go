@@ -25,7 +25,6 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/secret"
 )
@@ -128,7 +127,7 @@ func (s *Site) Superuser(ctx context.Context) (*pgx.Conn, error) {
 
 // SuperuserAt connects to a node as PostgreSQL's superuser.
 func (s *Site) SuperuserAt(ctx context.Context, n Node) (*pgx.Conn, error) {
-	return LoginAt(ctx, n.Direct(), published.Login{User: n.Server.Superuser, Password: n.Server.Password}, "site")
+	return LoginAt(ctx, n.Direct(), inventory.Login{User: n.Server.Superuser, Password: n.Server.Password}, "site")
 }
 
 // Connect joins the bus as a user.

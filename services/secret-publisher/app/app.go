@@ -16,7 +16,6 @@ import (
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/secret"
@@ -213,7 +212,7 @@ func (a *app) open(ctx context.Context, r *service.Rotation, rotation string) (e
 }
 
 func (a *app) content(c *sealed.Credential, generation uint64) sink.Content {
-	return sink.Content{Login: published.Login{User: c.User, Password: c.Password}, Verifier: c.Verifier,
+	return sink.Content{Login: inventory.Login{User: c.User, Password: c.Password}, Verifier: c.Verifier,
 		Generation: generation, Rotation: c.Rotation, Fingerprint: a.sealed.Fingerprint(c.User, c.Password)}
 }
 
@@ -306,7 +305,7 @@ var example = sync.OnceValue(func() secret.String {
 // preflight asks whether each sink could take a login such as the next one.
 func (a *app) preflight(ctx context.Context, c *inventory.Credential) []*pawlv1.Check {
 	logins := c.Logins()
-	want := sink.Content{Login: published.Login{
+	want := sink.Content{Login: inventory.Login{
 		User:     logins[len(logins)-1],
 		Password: secret.New(strings.Repeat("x", max(c.PasswordLength, secret.DefaultLength))),
 	}}

@@ -76,7 +76,7 @@ func source(c *inventory.Credential) string { return published.Path(published.Gr
 
 // published reads the login from its source. A sink without a user means the
 // configured role.
-func (o *Rotator) published(ctx context.Context, c *inventory.Credential) (login published.Login, err error) {
+func (o *Rotator) published(ctx context.Context, c *inventory.Credential) (login inventory.Login, err error) {
 	groups := published.Group(c.Publish)
 	if len(groups) == 0 {
 		return login, saga.Permanentf("nobody can read what a Docker secret holds: beside it, publish %s to a file that holds the present login, such as file: {path: secrets/%s.json, format: json}, for the adoption; it may be deleted afterwards", c.Name, c.Name)
@@ -99,7 +99,7 @@ func (o *Rotator) published(ctx context.Context, c *inventory.Credential) (login
 }
 
 // adoptable returns the login's role if it may be taken over on this node.
-func adoptable(ctx context.Context, admin *postgres.Admin, c *inventory.Credential, login published.Login) (postgres.Role, error) {
+func adoptable(ctx context.Context, admin *postgres.Admin, c *inventory.Credential, login inventory.Login) (postgres.Role, error) {
 	var role postgres.Role
 	for _, name := range []string{c.Role, login.User} {
 		var err error

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pawl.dev/internal/inventory"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/secret"
 )
 
@@ -84,7 +83,7 @@ func newCrowd(t *testing.T, s shared, n int) *crowd {
 
 func newMember(ctx context.Context, i int) *member {
 	m := &member{ctx: ctx, guard: open, done: make(chan struct{})}
-	m.want = Content{Login: published.Login{User: fmt.Sprintf("r%02d", i), Password: secret.New(fmt.Sprintf("new-%02d", i))}}
+	m.want = Content{Login: inventory.Login{User: fmt.Sprintf("r%02d", i), Password: secret.New(fmt.Sprintf("new-%02d", i))}}
 	m.want.Verifier = verifiers(m.want.Password)
 	m.guard.Backup = func(_ context.Context, old []byte) error { m.backup += string(old); return nil }
 	return m

@@ -15,7 +15,6 @@ import (
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgbouncer/pooltest"
 	"pawl.dev/internal/postgres"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/secret"
 )
 
@@ -128,7 +127,7 @@ func get(t *testing.T, path string) string {
 // login number i: user and password belong together by it.
 func login(i int) Content {
 	password := secret.New(fmt.Sprintf("password%d", i))
-	return Content{Login: published.Login{User: fmt.Sprintf("app_%d", i), Password: password}, Verifier: verifiers(password), Generation: uint64(i), Rotation: fmt.Sprintf("r%d", i), Fingerprint: fmt.Sprintf("fingerprint%d", i)}
+	return Content{Login: inventory.Login{User: fmt.Sprintf("app_%d", i), Password: password}, Verifier: verifiers(password), Generation: uint64(i), Rotation: fmt.Sprintf("r%d", i), Fingerprint: fmt.Sprintf("fingerprint%d", i)}
 }
 
 // verifiers returns one for each password, always the same.
@@ -154,7 +153,7 @@ func (k kind) login(i int) Content {
 }
 
 var (
-	before = Content{Login: published.Login{User: "app", Password: secret.New("before")}, Fingerprint: "fingerprint0"}
+	before = Content{Login: inventory.Login{User: "app", Password: secret.New("before")}, Fingerprint: "fingerprint0"}
 	open   = Guard{
 		Admit:    func([]Content) error { return nil },
 		Backup:   func(context.Context, []byte) error { return nil },

@@ -16,7 +16,6 @@ import (
 	"pawl.dev/internal/pgbouncer/pooltest"
 	"pawl.dev/internal/pgserver"
 	"pawl.dev/internal/postgres"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/secret"
 )
 
@@ -55,7 +54,7 @@ func alter(t *testing.T, s *pgserver.Server, verb string, c Content) {
 }
 
 func content(user, password string) Content {
-	return Content{Login: published.Login{User: user, Password: secret.New(password)}, Verifier: verifiers(secret.New(password))}
+	return Content{Login: inventory.Login{User: user, Password: secret.New(password)}, Verifier: verifiers(secret.New(password))}
 }
 
 // pooled is a credential published to the pooler.

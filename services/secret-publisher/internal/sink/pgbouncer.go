@@ -10,7 +10,6 @@ import (
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgbouncer"
-	"pawl.dev/internal/published"
 )
 
 // userlist is the format of pgbouncer's auth_file.
@@ -26,9 +25,9 @@ func (u userlist) read(content []byte) (found []Content, err error) {
 		switch {
 		case !ok:
 		case pgbouncer.Hashed(held):
-			found = append(found, Content{Login: published.Login{User: login}, Verifier: held})
+			found = append(found, Content{Login: inventory.Login{User: login}, Verifier: held})
 		default:
-			found = append(found, Content{Login: published.Login{User: login, Password: held}})
+			found = append(found, Content{Login: inventory.Login{User: login, Password: held}})
 		}
 	}
 	return found, nil

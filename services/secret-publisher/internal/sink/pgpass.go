@@ -8,7 +8,6 @@ import (
 
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgpass"
-	"pawl.dev/internal/published"
 	"pawl.dev/internal/secret"
 )
 
@@ -37,7 +36,7 @@ func (p passwords) read(content []byte) (found []Content, err error) {
 	file := pgpass.Parse(content)
 	for _, login := range both(p.credential) {
 		for _, password := range file.Lookup(login, p.hosts) {
-			found = append(found, Content{Login: published.Login{User: login, Password: secret.New(password)}})
+			found = append(found, Content{Login: inventory.Login{User: login, Password: secret.New(password)}})
 		}
 	}
 	return found, nil

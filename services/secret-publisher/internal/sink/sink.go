@@ -71,7 +71,7 @@ type Keeper interface {
 // Content is what is published. What is read from a sink has one of password,
 // verifier and fingerprint, and no generation.
 type Content struct {
-	published.Login
+	inventory.Login
 	Verifier    secret.String // what the nodes hold of the password; zero: not known
 	Generation  uint64
 	Rotation    string // under which it is sealed
