@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/nats-io/nkeys"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/newfile"
 )
 
 // SeedFile is where a user's nkey seed lies: the clients' in data_dir, where
@@ -52,16 +52,9 @@ func CreateSeeds(inv *inventory.Inventory) (created []string, err error) {
 		if err != nil {
 			return created, fmt.Errorf("NATS key: %w", err)
 		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		err = newfile.Write(path, append(seed, '\n'))
 		if errors.Is(err, os.ErrExist) {
 			continue
-		}
-		if err != nil {
-			return created, fmt.Errorf("NATS key: %w", err)
-		}
-		_, err = f.Write(slices.Concat(seed, []byte("\n")))
-		if closed := f.Close(); err == nil {
-			err = closed
 		}
 		if err != nil {
 			return created, fmt.Errorf("NATS key: %w", err)

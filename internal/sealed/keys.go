@@ -11,6 +11,7 @@ import (
 
 	"filippo.io/age"
 
+	"pawl.dev/internal/newfile"
 	"pawl.dev/internal/saga"
 )
 
@@ -133,18 +134,7 @@ func exists(path string) bool {
 }
 
 func writeNew(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
+	if err := newfile.Write(path, []byte(text)); err != nil {
 		return fmt.Errorf("write key: %w", err)
 	}
 	return nil

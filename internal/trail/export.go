@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"pawl.dev/internal/newfile"
 )
 
 // Files of an export. The newest checkpoint is written last: an export without
@@ -84,8 +86,8 @@ func Export(entries Entries, keys []byte, dir string) (newest *Checkpoint, err e
 		return nil, err
 	}
 	for _, f := range []struct{ name, text string }{{readmeFile, readme}, {keysFile, string(keys)}, {checkpointFile, newest.Note}} {
-		if err := writeNew(filepath.Join(dir, f.name), f.text); err != nil {
-			return nil, err
+		if err := newfile.Write(filepath.Join(dir, f.name), []byte(f.text)); err != nil {
+			return nil, fmt.Errorf("export: %w", err)
 		}
 	}
 	return newest, nil
@@ -171,13 +173,4 @@ func (w *writer) remove() {
 	for _, f := range w.files {
 		_ = os.Remove(f.Name()) // what stays is in the way of the next export, and is named by it
 	}
-}
-
-func writeNew(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"pawl.dev/internal/newfile"
 )
 
 // Files in keys_dir: the auditor's signing key, which nobody else needs, and the
@@ -40,31 +42,22 @@ func CreateKeys(dir string) (created []string, err error) {
 		return nil, fmt.Errorf("audit key: %w: does %s begin with a key?", err, PublicFile(dir))
 	}
 	// The public part first: a signature that nobody can verify must not come about.
-	if err := addLine(PublicFile(dir), os.O_APPEND, public); err != nil {
-		return nil, err
+	if err := addLine(PublicFile(dir), public); err != nil {
+		return nil, fmt.Errorf("write key: %w", err)
 	}
-	if err := addLine(signingFile(dir), os.O_EXCL, private); err != nil {
-		return nil, err
+	if err := newfile.Write(signingFile(dir), []byte(private+"\n")); err != nil {
+		return nil, fmt.Errorf("write key: %w", err)
 	}
 	return []string{signingFile(dir), PublicFile(dir)}, nil
 }
 
-func addLine(path string, how int, line string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|how, 0o600)
+func addLine(path, line string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("write key: %w", err)
+		return err
 	}
 	_, err = f.WriteString(line + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	return nil
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // LoadSigner reads the signing key. It must be one of those that verify.

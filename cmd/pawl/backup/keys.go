@@ -15,6 +15,7 @@ import (
 	"filippo.io/age/agessh"
 
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/newfile"
 )
 
 // IdentityFile opens the backups that are sealed to RecipientFile. It should lie
@@ -63,18 +64,7 @@ func writeNew(file, text string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	return err
+	return newfile.Write(file, []byte(text))
 }
 
 // recipients are those of pawl.yaml, or the one that `pawl init` has made. The keys

@@ -23,6 +23,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/newfile"
 )
 
 // Node is one nats-server.
@@ -231,22 +232,7 @@ func (w *writer) create(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	// A file of half a key, left by a crash, would never be replaced.
-	whole, err := renameio.TempFile("", path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = whole.Cleanup() }() // nothing is left of it once it is linked
-	if err := whole.Chmod(0o600); err != nil {
-		return err
-	}
-	if _, err := whole.Write(text); err != nil {
-		return err
-	}
-	if err := whole.Sync(); err != nil {
-		return err
-	}
-	if err := os.Link(whole.Name(), path); errors.Is(err, os.ErrExist) {
+	if err := newfile.Write(path, text); errors.Is(err, os.ErrExist) {
 		return nil
 	} else if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"pawl.dev/cmd/pawl/internal/client"
@@ -167,16 +168,13 @@ func writeReports(cmd *cobra.Command, report document, dir, name, format string)
 
 // writeFile writes a file for its owner alone, instead of the one that is there.
 func writeFile(path string, write func(io.Writer) error) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)))
 	if err != nil {
 		return err
 	}
-	err = write(f)
-	if closed := f.Close(); err == nil {
-		err = closed
+	defer func() { _ = f.Cleanup() }() // of what was not written to its end
+	if err := write(f); err != nil {
+		return err
 	}
-	return err
+	return f.CloseAtomicallyReplace()
 }

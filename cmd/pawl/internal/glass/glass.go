@@ -18,6 +18,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"pawl.dev/internal/evidence"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/sealed"
@@ -111,7 +113,10 @@ func (r *Record) Save() error {
 	defer r.mu.Unlock()
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {
-		err = replace(filepath.Join(r.dir, r.ID+".json"), text)
+		err = renameio.WriteFile(filepath.Join(r.dir, r.ID+".json"), text, 0o600, renameio.WithTempDir(r.dir))
+	}
+	if err == nil {
+		err = syncDir(r.dir)
 	}
 	if err != nil {
 		return fmt.Errorf("record of the broken glass: %w", err)
@@ -119,27 +124,8 @@ func (r *Record) Save() error {
 	return nil
 }
 
-// replace writes a file whole, or leaves the one before.
-func replace(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already where all went well
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"pawl.dev/internal/newfile"
 )
 
 // keep is how many rotations of a credential Prune leaves.
@@ -57,7 +59,7 @@ func (s Store) Keep(credential, rotation, path string, content []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	if err := write(name, box); err != nil {
+	if err := newfile.Write(name, box); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	for _, d := range []string{dir, filepath.Dir(dir), s.Dir} {
@@ -92,28 +94,6 @@ func (s Store) Check(credential string) error {
 		}
 		return nil
 	}
-}
-
-func write(name string, box []byte) error {
-	temporary := name + ".tmp" // one writer at a time: a leftover is overwritten
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(box)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(temporary, name)
-	}
-	if err != nil {
-		_ = os.Remove(temporary)
-	}
-	return err
 }
 
 func syncDir(dir string) error {
