@@ -169,10 +169,7 @@ func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	findings := &pawlv1.Findings{}
-	name := credentialIn(m.Subject)
-	if parts := strings.Split(m.Subject, "."); len(parts) == 4 {
-		name = parts[3]
-	}
+	name := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 	c, ok := l.deps.Inventory.Credentials[name]
 	if ok {
 		findings.Checks = check(ctx, c)
