@@ -3,7 +3,8 @@ package compliance
 import (
 	"encoding/csv"
 	"io"
-	"strings"
+
+	"pawl.dev/internal/words"
 )
 
 // CSV writes every table of the report into one: the first column names the
@@ -33,7 +34,7 @@ func (r *Report) CSV(to io.Writer) error {
 		fields := make([]string, width)
 		fields[0] = id
 		for i, c := range cells {
-			fields[i+1] = plain(c)
+			fields[i+1] = words.Cell(c)
 		}
 		_ = w.Write(fields) // Error tells
 	}
@@ -45,13 +46,4 @@ func (r *Report) CSV(to io.Writer) error {
 	}
 	w.Flush()
 	return w.Error()
-}
-
-// plain keeps a spreadsheet from computing what begins like a formula, also
-// after spaces, and in the wide forms that some take for the same.
-func plain(cell string) string {
-	if t := strings.TrimSpace(cell); t != "" && strings.ContainsRune("=+-@＝＋－＠", []rune(t)[0]) {
-		return "'" + cell
-	}
-	return cell
 }

@@ -10,13 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"pawl.dev/internal/newfile"
+	"pawl.dev/internal/words"
 )
 
 // Files of an export. The newest checkpoint is written last: an export without
@@ -139,18 +139,9 @@ func (w *writer) record(r *Record) error {
 	cells := []string{strconv.FormatInt(r.Index, 10), r.GetAt().AsTime().Format(time.RFC3339Nano), r.GetService(), r.GetEvent(), r.GetCredential(), r.GetRotation(),
 		r.GetActor(), r.GetAuthenticatedAs(), r.GetReason(), r.GetSummary(), r.GetTraceId(), r.GetStream(), strconv.FormatUint(r.GetSequence(), 10), r.GetSubject()}
 	for i, cell := range cells {
-		cells[i] = plain(cell)
+		cells[i] = words.Cell(cell)
 	}
 	return w.table.Write(cells)
-}
-
-// plain has a spreadsheet take the cell as text: what a requester wrote must not
-// become a formula.
-func plain(cell string) string {
-	if t := strings.TrimSpace(cell); t != "" && strings.ContainsRune("=+-@＝＋－＠", []rune(t)[0]) {
-		return "'" + cell
-	}
-	return cell
 }
 
 func (w *writer) flush() error {

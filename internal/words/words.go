@@ -1,4 +1,4 @@
-// Package words writes lengths of time and texts as people read them.
+// Package words writes lengths of time and texts for people and their programs.
 package words
 
 import (
@@ -47,3 +47,12 @@ func TwoUnits(d time.Duration) (parts []string) {
 
 // OneLine keeps tables tables.
 func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// Cell keeps a spreadsheet from computing what begins like a formula, also after
+// spaces, and in the wide forms that some take for the same.
+func Cell(text string) string {
+	if t := strings.TrimSpace(text); t != "" && strings.ContainsRune("=+-@＝＋－＠", []rune(t)[0]) {
+		return "'" + text
+	}
+	return text
+}
