@@ -242,3 +242,23 @@ func (b *Bus) Stream(ctx context.Context, name string) (jetstream.Stream, error)
 	b.streams[name] = s
 	return s, nil
 }
+
+// Listen calls each subject's handler with what arrives there, until stop is called.
+// Those who listen as one queue share the messages; an empty queue is none.
+func (b *Bus) Listen(queue string, handlers map[string]nats.MsgHandler) (stop func(), err error) {
+	var subscriptions []*nats.Subscription
+	stop = func() {
+		for _, s := range subscriptions {
+			_ = s.Unsubscribe() // the connection is about to close
+		}
+	}
+	for subject, hear := range handlers {
+		s, err := b.NATS.QueueSubscribe(subject, queue, hear)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("subscribe %s: %w", subject, err)
+		}
+		subscriptions = append(subscriptions, s)
+	}
+	return stop, nil
+}

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -40,4 +41,15 @@ func ReadEntry(subject string, header nats.Header, body []byte, seq uint64, at t
 	e.Credential, e.Rotation, _, _ = ParseLogSubject(subject)
 	e.Service, e.Event = saga.OwnerOf(record.Event), &record
 	return e, nil
+}
+
+// ByRotation adds an event to the log of its rotation, among those of its credential. A
+// rotation's last events may be stored after the next one's first.
+func ByRotation(logs []Log, e Entry) []Log {
+	i := slices.IndexFunc(logs, func(l Log) bool { return l.Rotation == e.Rotation })
+	if i < 0 {
+		i, logs = len(logs), append(logs, Log{Credential: e.Credential, Rotation: e.Rotation})
+	}
+	logs[i].Records = append(logs[i].Records, *e.Event)
+	return logs
 }

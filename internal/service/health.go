@@ -43,15 +43,11 @@ func answerHealth(d Dependencies, name string) (stop func(), err error) {
 	if name == saga.Scheduler {
 		beside = d.Process
 	}
-	s, err := d.Bus.NATS.QueueSubscribe(bus.HealthSubject(name), name, func(m *nats.Msg) {
+	return d.Bus.Listen(name, map[string]nats.MsgHandler{bus.HealthSubject(name): func(m *nats.Msg) {
 		if err := bus.Respond(m, healthOf(name, d.Conditions, beside)); err != nil {
 			d.Log.Warn("health answer not sent", "error", err)
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("subscribe %s: %w", bus.HealthSubject(name), err)
-	}
-	return func() { _ = s.Unsubscribe() }, nil // the connection is about to close
+	}})
 }
 
 func healthOf(name string, own, beside *condition.Set) *pawlv1.Findings {

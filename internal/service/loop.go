@@ -143,26 +143,13 @@ func credentialIn(subject string) string {
 
 // answerChecks answers preflight and doctor's questions; replicas share them.
 func (l *loop) answerChecks(ctx context.Context) (stop func(), err error) {
-	var subscriptions []*nats.Subscription
-	stop = func() {
-		for _, s := range subscriptions {
-			_ = s.Unsubscribe() // the connection is about to close
-		}
-	}
+	answers := map[string]nats.MsgHandler{}
 	for subject, check := range map[string]Checker{bus.CheckSubject(l.service.Name, "*"): l.service.Check, bus.ExamineSubject(l.service.Name, "*"): l.service.Examine} {
-		if check == nil {
-			continue
+		if check != nil {
+			answers[subject] = func(m *nats.Msg) { go l.answerCheck(ctx, m, check) }
 		}
-		s, err := l.deps.Bus.NATS.QueueSubscribe(subject, l.service.Name, func(m *nats.Msg) {
-			go l.answerCheck(ctx, m, check)
-		})
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("subscribe %s: %w", subject, err)
-		}
-		subscriptions = append(subscriptions, s)
 	}
-	return stop, nil
+	return l.deps.Bus.Listen(l.service.Name, answers)
 }
 
 func (l *loop) answerCheck(ctx context.Context, m *nats.Msg, check Checker) {

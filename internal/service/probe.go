@@ -97,21 +97,7 @@ func (p *probe) run(ctx context.Context) error {
 }
 
 func (p *probe) listen() (stop func(), err error) {
-	var subscriptions []*nats.Subscription
-	stop = func() {
-		for _, s := range subscriptions {
-			_ = s.Unsubscribe() // the connection is about to close
-		}
-	}
-	for subject, hear := range map[string]nats.MsgHandler{bus.LiveSubject(p.name): p.hearLive, bus.HealthAnswerSubject(p.name, "*", "*"): p.hearAnswer} {
-		s, err := p.Bus.NATS.Subscribe(subject, hear)
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("subscribe %s: %w", subject, err)
-		}
-		subscriptions = append(subscriptions, s)
-	}
-	return stop, nil
+	return p.Bus.Listen("", map[string]nats.MsgHandler{bus.LiveSubject(p.name): p.hearLive, bus.HealthAnswerSubject(p.name, "*", "*"): p.hearAnswer})
 }
 
 func (p *probe) hearLive(m *nats.Msg) {

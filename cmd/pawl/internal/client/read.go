@@ -23,12 +23,7 @@ func (c *Client) Rotations(ctx context.Context, credential string) ([]bus.Log, e
 	}
 	var logs []bus.Log
 	for _, e := range entries {
-		// A rotation's tail may lie behind the next one's beginning.
-		i := slices.IndexFunc(logs, func(l bus.Log) bool { return l.Rotation == e.Rotation })
-		if i < 0 {
-			i, logs = len(logs), append(logs, bus.Log{Credential: credential, Rotation: e.Rotation})
-		}
-		logs[i].Records = append(logs[i].Records, *e.Event)
+		logs = bus.ByRotation(logs, e)
 	}
 	return logs, nil
 }

@@ -37,11 +37,7 @@ func (p *Posture) History(ctx context.Context, credential string, now time.Time)
 		if err != nil {
 			return true // another version's
 		}
-		i := slices.IndexFunc(logs, func(l bus.Log) bool { return l.Rotation == e.Rotation })
-		if i < 0 {
-			i, logs = len(logs), append(logs, bus.Log{Credential: credential, Rotation: e.Rotation})
-		}
-		logs[i].Records = append(logs[i].Records, *e.Event)
+		logs = bus.ByRotation(logs, e)
 		return true
 	})
 	if err != nil {

@@ -190,43 +190,31 @@ func (r *replies) listen(b *bus.Bus) (stop func(), err error) {
 	send := func(reply string, answer *nats.Msg) {
 		_ = b.RespondTo(reply, answer) // the stored answer remains
 	}
-	var subscriptions []*nats.Subscription
-	stop = func() {
-		for _, s := range subscriptions {
-			_ = s.Unsubscribe() // the connection is about to close
+	asked := func(m *nats.Msg) {
+		if m.Reply == "" {
+			return
+		}
+		key := digest(m.Subject, m.Header, m.Data)
+		user, _, _ := bus.ParseAsked(m.Subject)
+		if answer := r.wait(user, key, m.Reply); answer != nil {
+			send(m.Reply, answer)
 		}
 	}
-	for _, subject := range []string{bus.RequestSubject("*"), bus.AskedSubject("*", "*"), bus.EmergencySubject("*")} {
-		asked, err := b.NATS.QueueSubscribe(subject, saga.Scheduler, func(m *nats.Msg) {
-			if m.Reply == "" {
-				return
-			}
-			key := digest(m.Subject, m.Header, m.Data)
-			user, _, _ := bus.ParseAsked(m.Subject)
-			if answer := r.wait(user, key, m.Reply); answer != nil {
-				send(m.Reply, answer)
-				return
-			}
-		})
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("requests: %w", err)
+	answered := func(m *nats.Msg) {
+		for _, reply := range r.take(m.Header.Get(digestHeader), m) {
+			send(reply, m)
 		}
-		subscriptions = append(subscriptions, asked)
 	}
-	for _, subject := range []string{bus.AnswerSubject("*"), bus.RefusedSubject("*")} {
-		answered, err := b.NATS.Subscribe(subject, func(m *nats.Msg) {
-			for _, reply := range r.take(m.Header.Get(digestHeader), m) {
-				send(reply, m)
-			}
-		})
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("answers: %w", err)
-		}
-		subscriptions = append(subscriptions, answered)
+	stopRequests, err := b.Listen(saga.Scheduler, map[string]nats.MsgHandler{bus.RequestSubject("*"): asked, bus.AskedSubject("*", "*"): asked, bus.EmergencySubject("*"): asked})
+	if err != nil {
+		return nil, err
 	}
-	return stop, nil
+	stopAnswers, err := b.Listen("", map[string]nats.MsgHandler{bus.AnswerSubject("*"): answered, bus.RefusedSubject("*"): answered})
+	if err != nil {
+		stopRequests()
+		return nil, err
+	}
+	return func() { stopRequests(); stopAnswers() }, nil
 }
 
 // wait adds a reply subject, unless the answer is there already. It forgets those of
