@@ -11,13 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// SQLSTATEs that callers tell apart. NoLogin, NoSlot and NoDatabase come after
-// the password was accepted (but NoLogin is also "no pg_hba line").
+// SQLSTATEs that callers tell apart. NoLogin and NoSlot come after the password
+// was accepted (but NoLogin is also "no pg_hba line").
 const (
 	WrongPassword = "28P01" // also: no such role, no password, expired
 	NoLogin       = "28000"
 	NoSlot        = "53300"
-	NoDatabase    = "3D000"
 	NotPermitted  = "42501"
 
 	noTable    = "42P01"

@@ -57,7 +57,7 @@ func TestRefusedLoginTellsWhyAndNeverThePassword(t *testing.T) {
 		{"no such role", "nobody_here", "postgres", WrongPassword, password},
 		{"may not log in", "locked", "postgres", NoLogin, password},
 		{"no slot", "one_slot", "postgres", NoSlot, password},
-		{"no database", "unlimited", "nowhere", NoDatabase, password},
+		{"no database", "unlimited", "nowhere", "3D000", password},
 	} {
 		target := superuser()
 		target.User, target.Password, target.Database = c.user, c.password, c.database

@@ -116,9 +116,6 @@ func New(inv *inventory.Inventory) *Book {
 	return b
 }
 
-// Leads names one credential of each group, and each that is in none.
-func (b *Book) Leads() []string { return b.leads }
-
 // Lead returns the one that stands for the credential's group, and itself where
 // it has none; empty where pawl.yaml does not know it.
 func (b *Book) Lead(credential string) string {

@@ -230,6 +230,3 @@ func (k *Keys) open(box []byte) ([]byte, error) {
 
 // SealBytes encrypts something else at rest, such as a sink's backup, to self.
 func (s *Store) SealBytes(plaintext []byte) ([]byte, error) { return s.keys.seal(s.self, plaintext) }
-
-// OpenBytes is the inverse of SealBytes.
-func (s *Store) OpenBytes(box []byte) ([]byte, error) { return s.keys.open(box) }

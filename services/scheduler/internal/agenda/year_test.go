@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -309,8 +310,8 @@ func (y *year) restart() {
 		skew := time.Duration(i) * 300 * time.Millisecond
 		y.replicas = append(y.replicas, newAgenda(y, y.inv, slog.New(slog.DiscardHandler), func() time.Time { return y.clock.Add(y.jump - skew) }))
 	}
-	for _, lead := range y.replicas[0].book.Leads() {
-		if y.replicas[0].Look(context.Background(), lead) != nil {
+	for _, lead := range slices.Sorted(maps.Keys(y.inv.Credentials)) {
+		if y.replicas[0].book.Lead(lead) == lead && y.replicas[0].Look(context.Background(), lead) != nil {
 			y.in(time.Minute, func() { y.sweepOne(lead) })
 		}
 	}
