@@ -71,14 +71,18 @@ func (tx *Tx) SetLogin(ctx context.Context, name string, may bool) error {
 // SetVerifier lets the role log in with the verifier's password, or holds the
 // verifier ready without letting it; a zero verifier leaves no password.
 func (tx *Tx) SetVerifier(ctx context.Context, name string, may bool, verifier secret.String) error {
-	password := "NULL"
-	if !verifier.IsZero() {
-		if !storable(verifier) {
-			return fmt.Errorf("role %q: not a verifier: PostgreSQL would take it for a password", name)
-		}
-		password = literal(verifier.Reveal())
+	if !verifier.IsZero() && !storable(verifier) {
+		return fmt.Errorf("role %q: not a verifier: PostgreSQL would take it for a password", name)
 	}
-	return tx.alter(ctx, name, may, password)
+	return tx.alter(ctx, name, may, passwordOf(verifier))
+}
+
+// passwordOf is the verifier as SQL.
+func passwordOf(verifier secret.String) string {
+	if verifier.IsZero() {
+		return "NULL"
+	}
+	return literal(verifier.Reveal())
 }
 
 // IsMember reports whether role may act as owner.
@@ -110,14 +114,23 @@ func (tx *Tx) CreateSibling(ctx context.Context, owner Role, sibling string, set
 
 // alter takes the password as SQL; empty: the one there is.
 func (tx *Tx) alter(ctx context.Context, name string, may bool, password string) error {
-	if tx.narrow || tx.admin.isOwn(name) {
-		return tx.callAlter(ctx, name, may, cmp.Or(password, literal("keep")))
+	err := tx.exec(ctx, tx.alteration(name, may, password))
+	if tx.calls(name) && (IsRefused(err, noSchema, noFunction) || !tx.narrow && IsRefused(err, NotPermitted)) {
+		return &hint{err, "the account cannot alter its own logins: run what `pawl init --admin-sql` prints"}
+	}
+	return err
+}
+
+// alteration is the statement of alter.
+func (tx *Tx) alteration(name string, may bool, password string) string {
+	if tx.calls(name) {
+		return tx.alterationCall(name, may, cmp.Or(password, literal("keep")))
 	}
 	sql := "ALTER ROLE " + identifier(name) + " " + attribute(may)
 	if password != "" {
 		sql += " PASSWORD " + password
 	}
-	return tx.exec(ctx, sql)
+	return sql
 }
 
 func (tx *Tx) exec(ctx context.Context, sql string) error {

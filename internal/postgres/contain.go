@@ -40,11 +40,11 @@ type Eviction struct {
 }
 
 // actingAs are the roles of the logins $2, and those that may act as one of them by
-// membership. Before PostgreSQL 16 a membership has no options: every one lets act.
+// membership, each with that login. Before PostgreSQL 16 a membership has no options: every one lets act.
 const actingAs = `acting AS (
-		SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2)
+		SELECT oid, rolname::text AS login FROM pg_catalog.pg_roles WHERE rolname = ANY ($2)
 		UNION
-		SELECT m.member FROM pg_catalog.pg_auth_members m JOIN acting ON m.roleid = acting.oid
+		SELECT m.member, acting.login FROM pg_catalog.pg_auth_members m JOIN acting ON m.roleid = acting.oid
 		WHERE coalesce((to_jsonb(m) ->> 'set_option')::bool, true) OR coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true)
 	)`
 
@@ -57,6 +57,9 @@ type Ended struct {
 	QueryStart  time.Time // the zero time where there was none, as above
 	Wait        string
 	Query       string // screened
+	// ActsAs are the logins as one of which the session's role may act, if Members were
+	// asked for; nil if the role is gone, so that nobody can tell.
+	ActsAs []string
 }
 
 // EndedColumns and Cells show sessions as a Table does.
@@ -101,7 +104,8 @@ func (a *Admin) Evict(ctx context.Context, e Eviction) (ended []Ended, err error
 			)
 			SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), coalesce(host(client_addr), 'local'), coalesce(backend_start, 'epoch'), coalesce(state, ''),
 				coalesce(datname::text, ''), coalesce(backend_type, ''), coalesce(xact_start, 'epoch'), coalesce(query_start, 'epoch'),
-				coalesce(wait_event_type || ': ' || wait_event, ''), left(coalesce(query, ''), `+fmt.Sprint(maxQuery)+`)
+				coalesce(wait_event_type || ': ' || wait_event, ''), left(coalesce(query, ''), `+fmt.Sprint(maxQuery)+`),
+				(SELECT array_agg(login) FROM acting WHERE oid = usesysid)
 			FROM doomed WHERE pg_terminate_backend(pid)`, e.Logins, acting, append([]string{}, e.Except...), returned, since, pids, starts, e.Members)
 		if err == nil {
 			ended, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Ended])
@@ -117,16 +121,29 @@ func (a *Admin) Evict(ctx context.Context, e Eviction) (ended []Ended, err error
 	return ended, err
 }
 
-// AuthenticationTimeout is how long a login may take on this node: one that began
-// before a password was changed may succeed with the old one that long after.
-func (a *Admin) AuthenticationTimeout(ctx context.Context) (d time.Duration, err error) {
+// Clock is what a server says of its time.
+type Clock struct {
+	Now time.Time
+	// AuthenticationTimeout is how long a login may take: one that began before a password
+	// was changed may succeed with the old one that long after.
+	AuthenticationTimeout time.Duration
+}
+
+// Clock reads it.
+func (a *Admin) Clock(ctx context.Context) (is Clock, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {
 		var seconds int
-		err := c.QueryRow(ctx, "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'authentication_timeout'").Scan(&seconds)
-		d = time.Duration(seconds) * time.Second
+		err := c.QueryRow(ctx, "SELECT clock_timestamp(), setting::int FROM pg_catalog.pg_settings WHERE name = 'authentication_timeout'").Scan(&is.Now, &seconds)
+		is.AuthenticationTimeout = time.Duration(seconds) * time.Second
 		return a.named(err)
 	})
-	return d, err
+	return is, err
+}
+
+// AuthenticationTimeout is that of its clock.
+func (a *Admin) AuthenticationTimeout(ctx context.Context) (time.Duration, error) {
+	is, err := a.Clock(ctx)
+	return is.AuthenticationTimeout, err
 }
 
 // locked marks a lock timeout, and a row that was changed while it was waited for.

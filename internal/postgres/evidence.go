@@ -54,8 +54,28 @@ func (l look) fits(version int) (sql string) {
 // something. Into others' databases the observer looks. It always returns every
 // table; what could not be read, before ctx ended or at all, says so. It needs
 // pg_read_all_stats, and works on standbys.
-func (a *Admin) Evidence(ctx context.Context, logins []string, database string) (all []Table) {
-	w := &witness{a: a, logins: logins}
+func (a *Admin) Evidence(ctx context.Context, logins []string, database string) []Table {
+	w := a.Witness()
+	defer w.Close()
+	return w.Evidence(ctx, logins, database)
+}
+
+// Witness reads evidence of several credentials, one after the other, by sessions that it
+// keeps until Close: what a new one costs is many times what it reads.
+func (a *Admin) Witness() *Witness { return &Witness{a: a, sessions: map[string]*pgx.Conn{}} }
+
+// Close ends the sessions.
+func (w *Witness) Close() {
+	for _, conn := range w.sessions {
+		_ = conn.Close(context.Background()) // it is of no more use either way
+	}
+	clear(w.sessions)
+}
+
+// Evidence is Admin.Evidence.
+func (w *Witness) Evidence(ctx context.Context, logins []string, database string) (all []Table) {
+	a := w.a
+	w.logins, w.counted = logins, Table{}
 	databases := []string{a.target.Database}
 	w.in(ctx, a.target.Database, func(conn *pgx.Conn) {
 		for _, l := range ofServer {
@@ -80,32 +100,51 @@ func (a *Admin) Evidence(ctx context.Context, logins []string, database string) 
 	return append(all, w.counted)
 }
 
-// witness reads one server's.
-type witness struct {
-	a       *Admin
-	logins  []string
-	version int
-	failed  string // why there was no session
-	counted Table  // the statements, from whichever database has the extension
+// Witness reads one server's.
+type Witness struct {
+	a        *Admin
+	sessions map[string]*pgx.Conn // by database
+	logins   []string
+	version  int
+	failed   string // why there was no session
+	counted  Table  // the statements, from whichever database has the extension
 }
 
-// in opens a session of its own, since others wait for those of the pool, with
+// in works on a session of its own, since others wait for those of the pool, with
 // limits that keep it from waiting for anybody.
-func (w *witness) in(ctx context.Context, database string, work func(*pgx.Conn)) {
+func (w *Witness) in(ctx context.Context, database string, work func(*pgx.Conn)) {
 	conn, err := w.session(ctx, database)
-	if err == nil {
-		defer conn.Close(context.WithoutCancel(ctx))
-		err = conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int FROM (SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', '100ms', false)) AS s`, statementTime).Scan(&w.version)
-	}
 	if w.failed = ""; err != nil {
 		w.failed = clean(err).Error()
 		return
 	}
 	work(conn)
+	if conn.IsClosed() { // the next credential gets another
+		delete(w.sessions, database)
+	}
 }
 
-// session is the account's in its own database, else the observer's.
-func (w *witness) session(ctx context.Context, database string) (*pgx.Conn, error) {
+// session is the one there is, or a new one.
+func (w *Witness) session(ctx context.Context, database string) (*pgx.Conn, error) {
+	if conn := w.sessions[database]; conn != nil {
+		return conn, nil
+	}
+	conn, err := w.open(ctx, database)
+	if err != nil {
+		return nil, err
+	}
+	err = conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int FROM (SELECT set_config('statement_timeout', $1, false),
+		set_config('lock_timeout', '100ms', false), set_config('plan_cache_mode', 'force_generic_plan', false)) AS s`, statementTime).Scan(&w.version)
+	if err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx)) // what it was opened for has failed
+		return nil, err
+	}
+	w.sessions[database] = conn
+	return conn, nil
+}
+
+// open logs in as the account in its own database, else as the observer.
+func (w *Witness) open(ctx context.Context, database string) (*pgx.Conn, error) {
 	if database == w.a.target.Database {
 		return w.a.login(ctx)
 	}
@@ -129,7 +168,7 @@ func (a *Admin) login(ctx context.Context) (*pgx.Conn, error) {
 	return Login(ctx, a.target.as(login, a.account))
 }
 
-func (w *witness) inDatabase(ctx context.Context, database string) (all []Table) {
+func (w *Witness) inDatabase(ctx context.Context, database string) (all []Table) {
 	w.in(ctx, database, func(conn *pgx.Conn) {
 		for _, l := range ofDatabase {
 			all = append(all, w.read(ctx, conn, l.name, l.fits(w.version)))
@@ -154,7 +193,7 @@ func (w *witness) inDatabase(ctx context.Context, database string) (all []Table)
 	return all
 }
 
-func (w *witness) statements(ctx context.Context, conn *pgx.Conn) Table {
+func (w *Witness) statements(ctx context.Context, conn *pgx.Conn) Table {
 	var schema string
 	err := conn.QueryRow(ctx, `SELECT coalesce(max(quote_ident(n.nspname)), '') FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'`).Scan(&schema)
 	switch {
@@ -167,7 +206,7 @@ func (w *witness) statements(ctx context.Context, conn *pgx.Conn) Table {
 }
 
 // cron reads the jobs of pg_cron, if this database has it.
-func (w *witness) cron(ctx context.Context, conn *pgx.Conn) Table {
+func (w *Witness) cron(ctx context.Context, conn *pgx.Conn) Table {
 	var hidden bool
 	switch err := conn.QueryRow(ctx, hasCron).Scan(&hidden); {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -181,7 +220,7 @@ func (w *witness) cron(ctx context.Context, conn *pgx.Conn) Table {
 }
 
 // withBelongings are the databases in which the logins own something.
-func (w *witness) withBelongings(ctx context.Context, conn *pgx.Conn) []string {
+func (w *Witness) withBelongings(ctx context.Context, conn *pgx.Conn) []string {
 	rows, err := conn.Query(ctx, `SELECT d.datname::text FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
 		WHERE s.deptype = 'o' AND d.datallowconn AND s.refclassid = 'pg_catalog.pg_authid'::regclass AND s.refobjid IN `+oids+` GROUP BY 1 ORDER BY count(*) DESC LIMIT $1`, maxDatabases, w.logins)
 	if err != nil {
@@ -192,7 +231,7 @@ func (w *witness) withBelongings(ctx context.Context, conn *pgx.Conn) []string {
 }
 
 // read runs one look.
-func (w *witness) read(ctx context.Context, conn *pgx.Conn, name, sql string) Table {
+func (w *Witness) read(ctx context.Context, conn *pgx.Conn, name, sql string) Table {
 	t := Table{Name: name}
 	if sql == "" {
 		t.Unread = unrecorded

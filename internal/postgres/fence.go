@@ -220,8 +220,25 @@ func (tx *Tx) begun(urgent, quietly bool) *pgx.Batch {
 	if urgent {
 		batch.Queue(locally)
 	}
-	batch.Queue(isNarrow).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.narrow) })
+	batch.Queue(isNarrow).QueryRow(scan(&tx.narrow))
 	return batch
+}
+
+// isSampled asks whether the server's log samples this transaction.
+const isSampled = "SELECT current_setting('log_transaction_sample_rate')::float8 > 0"
+
+// passing lets a row of pawl.fence be passed by what is not late.
+const passing = `ON CONFLICT (role) DO UPDATE SET generation = excluded.generation, phase = excluded.phase, rotation = excluded.rotation,
+		updated_at = excluded.updated_at, idle_since = NULL, looked_at = NULL
+	WHERE (f.generation, f.phase) <= (excluded.generation, excluded.phase)`
+
+func scan(into *bool) func(pgx.Row) error {
+	return func(row pgx.Row) error { return row.Scan(into) }
+}
+
+// sampled refuses a transaction that the server's log samples.
+func (a *Admin) sampled() error {
+	return fmt.Errorf("%s: %w", a.Node, &Refused{NotPermitted, "log_transaction_sample_rate would log statements, and the account may not turn it off"})
 }
 
 // enter begins the transaction and passes the fence, in one round trip.
@@ -234,18 +251,15 @@ func (a *Admin) enter(ctx context.Context, tx *Tx, f Fence) error {
 		}
 		batch = &pgx.Batch{}
 	}
-	batch.Queue("SELECT current_setting('log_transaction_sample_rate')::float8 > 0").QueryRow(func(row pgx.Row) error { return row.Scan(&sampled) })
-	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp())
-		ON CONFLICT (role) DO UPDATE SET generation = excluded.generation, phase = excluded.phase, rotation = excluded.rotation,
-			updated_at = excluded.updated_at, idle_since = NULL, looked_at = NULL
-		WHERE (f.generation, f.phase) <= (excluded.generation, excluded.phase)`,
+	batch.Queue(isSampled).QueryRow(scan(&sampled))
+	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp()) `+passing,
 		f.Role, int64(f.Generation), f.Phase, f.Rotation).Exec(func(tag pgconn.CommandTag) error { passed = tag.RowsAffected() == 1; return nil })
 	err := a.named(tx.conn.SendBatch(ctx, batch).Close())
 	switch {
 	case err != nil:
 		return unfit(err)
 	case sampled:
-		return unfit(fmt.Errorf("%s: %w", a.Node, &Refused{NotPermitted, "log_transaction_sample_rate would log statements, and the account may not turn it off"}))
+		return unfit(a.sampled())
 	case !passed:
 		stored, err := a.stored(ctx, tx.conn, f.Role)
 		if err != nil {

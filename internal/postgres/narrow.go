@@ -46,18 +46,17 @@ func (a *Admin) isOwn(name string) bool {
 	return a.account.Credential != "" && slices.Contains(a.account.Logins(), name)
 }
 
-// callAlter alters a login by a procedure. Earlier versions had one for the logins
+// calls reports whether the login is altered by a procedure.
+func (tx *Tx) calls(name string) bool { return tx.narrow || tx.admin.isOwn(name) }
+
+// alterationCall alters a login by a procedure. Earlier versions had one for the logins
 // of the account itself alone.
-func (tx *Tx) callAlter(ctx context.Context, name string, may bool, password string) error {
+func (tx *Tx) alterationCall(name string, may bool, password string) string {
 	procedure := "pawl.alter_login"
 	if !tx.narrow {
 		procedure = "pawl.alter_own"
 	}
-	err := tx.exec(ctx, fmt.Sprintf("CALL %s(%s::name, %t, %s::text)", procedure, literal(name), may, password))
-	if IsRefused(err, noSchema, noFunction) || !tx.narrow && IsRefused(err, NotPermitted) {
-		return &hint{err, "the account cannot alter its own logins: run what `pawl init --admin-sql` prints"}
-	}
-	return err
+	return fmt.Sprintf("CALL %s(%s::name, %t, %s::text)", procedure, literal(name), may, password)
 }
 
 // callCreateSibling passes the settings on, of which the procedure takes those alone

@@ -22,8 +22,12 @@ import (
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
-// atOnce is how many credentials one service works on at a time.
-const atOnce = 32
+// How many credentials one service works on at a time.
+const (
+	atOnce  = 32
+	firstly = 1024 // for which an emergency has just begun: what they do to contain, they do together
+	held    = 1024 // urgent messages that have no worker yet: one that is soon done must not wait behind another that is not
+)
 
 type loop struct {
 	service     *Service
@@ -60,12 +64,12 @@ func (s *Service) run(ctx context.Context, d Dependencies, tracing trace.TracerP
 	var working sync.WaitGroup
 	defer working.Wait()
 	for _, urgent := range []bool{false, true} {
-		workers := make(chan struct{}, atOnce) // the urgent have their own
+		p := newPools(urgent)
 		for _, c := range bus.Consumers(bus.Settings{}) {
 			if c.Owner != s.Name || c.Config.Durable != bus.ConsumerOf(s.Name, urgent) || len(s.Steps) == 0 {
 				continue
 			}
-			stop, err := l.consume(ctx, c, urgent, workers, &working)
+			stop, err := l.consume(ctx, c, urgent, p, &working)
 			if err != nil {
 				return err
 			}
@@ -101,7 +105,30 @@ func (s *Service) complete() error {
 	return nil
 }
 
-func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers chan struct{}, working *sync.WaitGroup) (stop func(), err error) {
+// pools are the workers for the messages of one urgency.
+type pools struct {
+	workers chan struct{}
+	first   chan struct{} // for what begins an emergency
+	held    chan struct{}
+}
+
+func newPools(urgent bool) pools {
+	p := pools{workers: make(chan struct{}, atOnce), held: make(chan struct{}, 1)}
+	if urgent {
+		p.first, p.held = make(chan struct{}, firstly), make(chan struct{}, held)
+	}
+	return p
+}
+
+// of are the workers for a message.
+func (p pools) of(m Message) chan struct{} {
+	if p.first != nil && strings.HasSuffix(m.Subject(), "."+string(saga.Requested)) {
+		return p.first
+	}
+	return p.workers
+}
+
+func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, p pools, working *sync.WaitGroup) (stop func(), err error) {
 	return Consume(ctx, l.deps, c.Stream, c.Config.Durable, func(m Message) {
 		if bus.Urgent(m.Headers()) != urgent {
 			_ = m.Ack() // the other consumer's; one that gets lost comes again
@@ -110,12 +137,35 @@ func (l *loop) consume(ctx context.Context, c bus.Consumer, urgent bool, workers
 		t := trigger{credentialIn(m.Subject()), c.Stream + "/" + c.Config.Durable, position(m, c.Stream, urgent)}
 		l.working.interrupt(t.credential, t.seq)
 		working.Add(1)
-		workers <- struct{}{}
+		p.held <- struct{}{}
 		go func() {
 			defer working.Done()
-			l.inTurn(ctx, m, t, workers)
+			workers := p.of(m)
+			taken := hold(ctx, m, workers)
+			<-p.held
+			if taken {
+				l.inTurn(ctx, m, t, workers)
+			}
 		}()
 	}, jetstream.PullMaxMessages(2*atOnce), jetstream.PullExpiry(30*time.Second))
+}
+
+// hold keeps the message until a worker is free, and takes that; false if ctx ends.
+func hold(ctx context.Context, m Message, workers chan struct{}) bool {
+	select {
+	case workers <- struct{}{}:
+		return true
+	default:
+	}
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	go m.Heartbeat(waiting)
+	select {
+	case workers <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // position is up to which event of the log a message makes work moot: an event of

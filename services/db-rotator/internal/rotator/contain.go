@@ -147,7 +147,7 @@ func (k *containment) on(ctx context.Context, nodes []inventory.Node) {
 	var all sync.WaitGroup
 	for _, node := range nodes {
 		all.Go(func() {
-			err := k.patiently(ctx, node.Name, func(ctx context.Context) error { return k.node(ctx, node) })
+			err := k.patiently(ctx, node.Name, func(ctx context.Context, together bool) error { return k.node(ctx, node, together) })
 			if err != nil {
 				k.late(node.Name, err)
 				k.orphans(ctx, node, err)
@@ -212,42 +212,56 @@ func (k *containment) crowdedOf(nodes []inventory.Node) (all []inventory.Node) {
 	return all
 }
 
-// patiently tries until it succeeds or patience is over, once its turn on the server
-// has come.
-func (k *containment) patiently(ctx context.Context, name string, try func(context.Context) error) error {
+// patiently tries until it succeeds or patience is over: together with other
+// emergencies, if there are any, and then by itself, once its turn on the server has come.
+func (k *containment) patiently(ctx context.Context, name string, try func(ctx context.Context, together bool) error) error {
 	return effect.Do(ctx, "contain", name, func(ctx context.Context) (err error) {
 		at := serverOf(k.c, name)
+		defer k.o.crowd.enter(at)()
+		defer func() { k.o.lanes.found(at, err == nil || k.o.reaches(at)) }()
+		if !k.o.crowd.isOne(at) {
+			within, cancel := context.WithTimeout(ctx, 2*patience) // to end the sessions of all is what takes time
+			err := try(within, true)
+			cancel()
+			if err == nil || saga.IsPermanent(err) || ctx.Err() != nil || !k.o.reaches(at) {
+				return err
+			}
+		}
 		leave, err := k.o.lanes.enter(ctx, at, containing)
 		if err != nil {
 			return err
 		}
 		defer leave()
-		defer func() { k.o.lanes.found(at, err == nil || k.o.reaches(at)) }()
 		ctx, cancel := context.WithTimeout(ctx, k.o.lanes.patience(at))
 		defer cancel()
-		pause := time.NewTicker(50 * time.Millisecond)
-		defer pause.Stop()
-		var last error
-		for {
-			err := try(ctx)
-			if err == nil || saga.IsPermanent(err) {
-				return err
-			}
-			if last == nil || ctx.Err() == nil {
-				last = err
-			}
-			select {
-			case <-ctx.Done():
-				return last
-			case <-pause.C:
-			}
-		}
+		return again(ctx, func(ctx context.Context) error { return try(ctx, false) })
 	})
+}
+
+// again tries until it succeeds or ctx ends.
+func again(ctx context.Context, try func(context.Context) error) error {
+	pause := time.NewTicker(50 * time.Millisecond)
+	defer pause.Stop()
+	var last error
+	for {
+		err := try(ctx)
+		if err == nil || saga.IsPermanent(err) {
+			return err
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-pause.C:
+		}
+	}
 }
 
 // node is one primary: refuse, end what is there, roll back what is prepared,
 // and only then take the passwords, since a live session could set its own.
-func (k *containment) node(ctx context.Context, node inventory.Node) error {
+func (k *containment) node(ctx context.Context, node inventory.Node, together bool) error {
 	looking, end := context.WithTimeout(ctx, patience/3) // a server that hangs must not keep another from being refused
 	s, err := k.o.lead(looking, k.c, node)
 	if err == nil && k.bare {
@@ -257,17 +271,23 @@ func (k *containment) node(ctx context.Context, node inventory.Node) error {
 	if err != nil {
 		return err
 	}
-	if err := k.refuse(ctx, s, false); err != nil {
+	refuse := k.refuse
+	if together {
+		refuse = k.refuseTogether
+	}
+	if err := refuse(ctx, s, false); err != nil {
 		return err
 	}
-	lsn, err := s.Position(ctx)
-	if err != nil {
-		return err
+	var lsn string
+	if len(s.replicas) > 0 {
+		if lsn, err = s.Position(ctx); err != nil {
+			return err
+		}
 	}
 	var replicas sync.WaitGroup
 	for _, replica := range s.replicas {
 		replicas.Go(func() {
-			err := k.patiently(ctx, replica.Node, func(ctx context.Context) error { return k.replica(ctx, replica, lsn) })
+			err := k.patiently(ctx, replica.Node, func(ctx context.Context, _ bool) error { return k.replica(ctx, replica, lsn) })
 			if err != nil {
 				k.late(replica.Node, err)
 			}
@@ -277,19 +297,15 @@ func (k *containment) node(ctx context.Context, node inventory.Node) error {
 	if err := k.empty(ctx, s.Admin); err != nil {
 		return err
 	}
-	if err := k.refuse(ctx, s, true); err != nil {
+	if together && k.clings(s.Node) {
+		return fmt.Errorf("%w: a session does not end", postgres.ErrAlone)
+	}
+	if err := refuse(ctx, s, true); err != nil {
 		return err
 	}
 	if err := k.empty(ctx, s.Admin); err != nil {
 		return err
 	}
-	timeout, err := s.AuthenticationTimeout(ctx)
-	if err != nil {
-		return err
-	}
-	k.mu.Lock()
-	k.timeout = max(k.timeout, timeout)
-	k.mu.Unlock()
 	return k.done(ctx, s.Admin, node.Name)
 }
 
@@ -309,13 +325,20 @@ func (k *containment) replica(ctx context.Context, replica *postgres.Admin, lsn 
 
 func (k *containment) done(ctx context.Context, a *postgres.Admin, name string) error {
 	k.seen.done(ctx, a.Node)
-	now, err := a.Now(ctx)
+	var is postgres.Clock
+	var err error
+	if k.isSeveral(a) {
+		is, err = k.o.jointlyOn(a, k.c.Cluster).clocks.ask(ctx, struct{}{})
+	} else {
+		is, err = a.Clock(ctx)
+	}
 	if err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.found.At[name] = timestamppb.New(now)
+	k.timeout = max(k.timeout, is.AuthenticationTimeout)
+	k.found.At[name] = timestamppb.New(is.Now)
 	delete(k.found.Pending, name) // by an earlier try
 	delete(k.crowded, name)
 	return nil
@@ -326,7 +349,11 @@ func (k *containment) pass(ctx context.Context, a *postgres.Admin) error {
 	if _, err := k.end(ctx, a); err != nil {
 		return err
 	}
-	prepared, err := a.PreparedBy(ctx, k.logins())
+	find := a.PreparedBy
+	if k.isSeveral(a) {
+		find = k.o.jointlyOn(a, k.c.Cluster).prepared.ask
+	}
+	prepared, err := find(ctx, k.logins())
 	if err != nil {
 		return err
 	}
@@ -366,7 +393,14 @@ func (k *containment) everybody() postgres.Eviction {
 
 // end ends what is there now, and has it witnessed as it was.
 func (k *containment) end(ctx context.Context, a *postgres.Admin) ([]postgres.Ended, error) {
-	return k.endThese(ctx, a, k.everybody())
+	if !k.isSeveral(a) {
+		return k.endThese(ctx, a, k.everybody())
+	}
+	sessions, err := k.o.jointlyOn(a, k.c.Cluster).sweeps.ask(ctx, k.logins())
+	if err == nil {
+		k.count(ctx, a, sessions)
+	}
+	return sessions, err
 }
 
 func (k *containment) endThese(ctx context.Context, a *postgres.Admin, e postgres.Eviction) ([]postgres.Ended, error) {
@@ -374,11 +408,16 @@ func (k *containment) endThese(ctx context.Context, a *postgres.Admin, e postgre
 	if err != nil {
 		return nil, err
 	}
+	k.count(ctx, a, sessions)
+	return sessions, nil
+}
+
+// count has the sessions that were ended witnessed.
+func (k *containment) count(ctx context.Context, a *postgres.Admin, sessions []postgres.Ended) {
 	fresh := k.seen.ended(ctx, a.Node, sessions)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.found.Sessions += uint32(fresh)
-	return sessions, nil
 }
 
 // empty ends sessions until none is left, and what they had prepared.

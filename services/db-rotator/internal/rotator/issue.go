@@ -30,6 +30,9 @@ func (o *Rotator) Issue(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	o.guardOf(r)
 	staged := &pawlv1.Staged{User: envelope.User, Fingerprint: o.envelopes.Fingerprint(envelope.User, envelope.Password), CommittedAt: map[string]*timestamppb.Timestamp{}}
 	nodes := r.Reached(r.Credential.Nodes)
+	for _, node := range nodes {
+		defer o.crowd.enter(serverOf(r.Credential, node.Name))()
+	}
 	if err := o.issueOn(ctx, r, nodes, envelope, staged.CommittedAt); err != nil {
 		return nil, err
 	}

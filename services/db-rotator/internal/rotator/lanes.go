@@ -11,16 +11,12 @@ import (
 // How many do one kind of work on a server at a time. All share the few sessions that
 // Pawl has there: where a thousand emergencies began at once, each would wait for a
 // session until its patience is over, and none would get anything done.
-const (
-	containing = 4 // of an emergency: each takes a session to refuse logins, another to end sessions
-	gathering  = 2 // of evidence, which waits for nobody
-)
+const containing = 4 // emergencies by themselves: each takes a session to refuse logins, another to end sessions
 
 // A server on which no session can be had is not waited for by each emergency anew.
 const (
-	awayFor       = 5 * time.Second
-	awayPatience  = patience / 10
-	laneOfLooking = "evidence "
+	awayFor      = 5 * time.Second
+	awayPatience = patience / 10
 )
 
 // lanes let some in at a time, by server and kind of work.

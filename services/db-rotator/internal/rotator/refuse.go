@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -52,7 +53,11 @@ func (k *containment) lookBack(ctx context.Context, a *postgres.Admin) error {
 	if looked {
 		return nil
 	}
-	stored, err := a.Stored(ctx, k.c.Role)
+	read := a.Stored
+	if k.isSeveral(a) {
+		read = k.o.jointlyOn(a, k.c.Cluster).fences.ask
+	}
+	stored, err := read(ctx, k.c.Role)
 	refused := errors.As(err, new(*postgres.Refused)) && !postgres.IsCrowded(err)
 	if err != nil && ctx.Err() == nil && !refused {
 		return err
@@ -170,21 +175,9 @@ func (k *containment) refuseLogin(ctx context.Context, tx *postgres.Tx, login st
 	} else if err != nil {
 		return err
 	}
-	k.mu.Lock()
-	// Whoever has begun to change a login and does not end fails on a row that is written
-	// after that.
-	clings := k.told[tx.Node()] != nil && len(k.told[tx.Node()].still) > 0
-	k.found.Logins = append(k.found.Logins, login)
-	k.exists = k.exists || login != k.basis
-	if unread != nil || !role.Verifier.IsZero() {
-		k.had = k.had || login != k.basis
-		if k.o.envelopes != nil && unread == nil {
-			k.found.Carried = append(k.found.Carried, k.o.envelopes.Fingerprint(login, role.Verifier))
-		}
-	}
-	k.mu.Unlock()
+	k.meets(login, role, unread)
 	switch {
-	case strip && (unread != nil || !role.Verifier.IsZero() || clings):
+	case strip && (unread != nil || !role.Verifier.IsZero() || k.clings(tx.Node())):
 		if unread != nil {
 			effect.Warn(ctx, "password of %q is taken without having been read: %v", login, unread)
 		}
@@ -193,6 +186,31 @@ func (k *containment) refuseLogin(ctx context.Context, tx *postgres.Tx, login st
 		return tx.SetLogin(ctx, login, false)
 	}
 	return nil
+}
+
+// meets remembers a login as it was, before it is refused.
+func (k *containment) meets(login string, role postgres.Role, unread error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !slices.Contains(k.found.Logins, login) {
+		k.found.Logins = append(k.found.Logins, login)
+	}
+	k.exists = k.exists || login != k.basis
+	if unread == nil && role.Verifier.IsZero() {
+		return
+	}
+	k.had = k.had || login != k.basis
+	if k.o.envelopes != nil && unread == nil {
+		k.found.Carried = append(k.found.Carried, k.o.envelopes.Fingerprint(login, role.Verifier))
+	}
+}
+
+// clings reports whether a session on the node does not end. If it has begun to change a
+// login, it fails on a row that is written after that.
+func (k *containment) clings(node string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.told[node] != nil && len(k.told[node].still) > 0
 }
 
 // behindFence works behind the rotation's fence, or the database's own: see notLate.

@@ -58,6 +58,8 @@ type Rotator struct {
 	passages map[string]passage
 	sentries sentries
 	lanes    lanes
+	crowd    crowd
+	joint    map[*postgres.Admin]*jointly
 	newest   func(ctx context.Context, credential string) (bus.Log, error)
 }
 

@@ -75,8 +75,8 @@ func (s *sentries) many() int {
 	return s.watches
 }
 
-// stand sweeps until nobody needs it any more. It is at work for a third of the time at
-// most, but for a server that does not answer: that may be back at any moment.
+// stand sweeps until nobody needs it any more. It is at work for a tenth of the time at
+// most if a sweep is soon done, but for a server that does not answer: that may be back at any moment.
 func (s *sentries) stand(ctx context.Context, key string, post *sentry) {
 	for ctx.Err() == nil {
 		watches := s.of(key, post)
@@ -87,7 +87,7 @@ func (s *sentries) stand(ctx context.Context, key string, post *sentry) {
 		post.sweep(ctx, watches)
 		select {
 		case <-ctx.Done():
-		case <-time.After(max(sweepEvery, min(2*time.Since(began), 10*sweepEvery))):
+		case <-time.After(max(sweepEvery, min(9*time.Since(began), 10*sweepEvery))):
 		}
 	}
 	s.mu.Lock()

@@ -203,15 +203,10 @@ func (o *Rotator) catalogue(ctx context.Context, keeper evidence.Keeper, c *inve
 	if err != nil {
 		return err
 	}
-	leave, err := o.lanes.enter(ctx, laneOfLooking+serverOf(c, node.Name), gathering)
-	if err != nil {
+	s := evidence.Snapshot{Credential: c.Name, Rotation: rotation, Node: node.Name, Kind: evidence.Catalogue, At: time.Now()}
+	if s.Tables, err = o.jointlyOn(admin, c.Cluster).evidence.ask(ctx, looked{logins, c.LoginDatabase()}); err != nil {
 		return err
 	}
-	defer leave()
-	s := evidence.Snapshot{Credential: c.Name, Rotation: rotation, Node: node.Name, Kind: evidence.Catalogue, At: time.Now()}
-	within, cancel := context.WithTimeoutCause(ctx, lookFor, errors.New("not read within the time for it"))
-	s.Tables = admin.Evidence(within, logins, c.LoginDatabase())
-	cancel()
 	if !anyhow && !slices.ContainsFunc(s.Tables, func(t postgres.Table) bool { return t.Unread == "" }) {
 		return errors.New(s.Tables[0].Unread)
 	}
