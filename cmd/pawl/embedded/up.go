@@ -91,6 +91,7 @@ func Up(ctx context.Context, o UpOptions) error {
 	}
 	var ready readiness
 	all, ctx := errgroup.WithContext(ctx)
+	go returnMemory(ctx)
 	all.Go(func() error {
 		select {
 		case err := <-lost:

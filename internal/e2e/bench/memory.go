@@ -80,11 +80,13 @@ func (m *memory) exercise(ctx context.Context, s *site.Site, p *process) (err er
 }
 
 // whenIdle reads the process's memory after a while.
-func (p *process) whenIdle(ctx context.Context) (resident, error) {
+func (p *process) whenIdle(ctx context.Context) (resident, error) { return p.after(ctx, idle) }
+
+func (p *process) after(ctx context.Context, rest time.Duration) (resident, error) {
 	select {
 	case <-ctx.Done():
 		return resident{}, ctx.Err()
-	case <-time.After(idle):
+	case <-time.After(rest):
 		return p.resident()
 	}
 }
