@@ -219,7 +219,9 @@ func (k *containment) patiently(ctx context.Context, name string, try func(ctx c
 		at := serverOf(k.c, name)
 		defer k.o.crowd.enter(at)()
 		defer func() { k.o.lanes.found(at, err == nil || k.o.reaches(at)) }()
-		if !k.o.crowd.isOne(at) {
+		// What is given up may still be done a little later: the fence refuses that once a new
+		// password is issued, but not if it has the phase in which that is done.
+		if !k.o.crowd.isOne(at) && k.fence.Phase < phaseRetire {
 			within, cancel := context.WithTimeout(ctx, 2*patience) // to end the sessions of all is what takes time
 			err := try(within, true)
 			cancel()
