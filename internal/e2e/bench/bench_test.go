@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"testing"
 	"time"
 )
@@ -15,14 +16,14 @@ func TestQuantileIsTheNearestRank(t *testing.T) {
 			t.Errorf("quantile %v is %v; want %v", q, got, want)
 		}
 	}
-	if got := medianOf([]float64{9, 1, 4, 2}, func(f float64) float64 { return f }); got != 3 {
+	if got := median([]float64{9, 1, 4, 2}); got != 3 {
 		t.Errorf("the median is %v; want 3", got)
 	}
 }
 
 // What is mistaken for a change of a password, or missed, would flatter Pawl.
 func TestTapTellsTheAltersApart(t *testing.T) {
-	var a asked
+	a := asked{}
 	a.login("user\x00postgres\x00database\x00postgres\x00\x00")
 	a.login("database\x00postgres\x00user\x00app_b\x00\x00")
 	for _, statement := range []string{
@@ -35,8 +36,8 @@ func TestTapTellsTheAltersApart(t *testing.T) {
 		a.message('S', "")
 	}
 	a.message('Q', "ROLLBACK\x00")
-	want := asked{passwords: 1, otherAlters: 3, creates: 1, logins: 1, sessions: 1, commits: 1, statements: 8, roundTrips: 8}
-	if a != want {
+	want := asked{passwordsRow: 1, otherAltersRow: 3, createsRow: 1, loginsRow: 1, sessionsRow: 1, commitsRow: 1, statementsRow: 8, roundTripsRow: 8}
+	if !maps.Equal(a, want) {
 		t.Errorf("got %+v; want %+v", a, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,126 +37,83 @@ type image struct {
 // layout is docker-compose.yml with one server of the bus, or with three.
 type layout struct {
 	Servers  int
-	Start    time.Duration    // of `up` on empty volumes, to the demo's adoption completed
-	Rotation cell             // from the request to completed
-	Memory   map[string]int64 // by service, the larger of two
+	Start    time.Duration // of `up` on empty volumes, to the demo's adoption completed
+	Rotation cell          // from the request to completed
+	Memory   int64         // of the largest service
 }
 
 // measureCompose starts one layout after the other.
-func measureCompose(ctx context.Context, dir string) (all *stacks, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	all = &stacks{Rotations: inContainers}
+func measureCompose(p *part) {
+	check(os.MkdirAll(p.dir, 0o755))
+	p.stacks = &stacks{Rotations: inContainers}
 	for _, service := range append([]string{"pawl"}, saga.Services...) {
-		size, err := compose.Docker(ctx, "image", "inspect", "--format={{.Size}}", "pawl/"+service+":dev")
+		size, err := compose.Docker(p, "image", "inspect", "--format={{.Size}}", "pawl/"+service+":dev")
 		if err != nil {
-			return nil, fmt.Errorf("%w (`make images` builds it)", err)
+			check(fmt.Errorf("%w (`make images` builds it)", err))
 		}
-		i := image{Name: service}
-		if _, err := fmt.Sscan(size, &i.Size); err != nil {
-			return nil, err
-		}
-		all.Images = append(all.Images, i)
+		p.stacks.Images = append(p.stacks.Images, image{service, must(strconv.ParseInt(strings.TrimSpace(size), 10, 64))})
 	}
-	for servers, files := range map[int][]string{1: compose.OneServer, 3: compose.ThreeServers} {
-		one, err := measureLayout(ctx, servers, files, dir)
-		if err != nil {
-			return nil, err
-		}
-		all.Layouts = append(all.Layouts, one)
+	for i, files := range [][]string{compose.OneServer, compose.ThreeServers} {
+		p.within(func() { p.stacks.Layouts = append(p.stacks.Layouts, p.layout(onServers[i], files)) })
 	}
-	slices.SortFunc(all.Layouts, func(a, b layout) int { return a.Servers - b.Servers })
-	return all, nil
 }
 
-func measureLayout(ctx context.Context, servers int, files []string, dir string) (l layout, err error) {
-	l = layout{Servers: servers, Memory: map[string]int64{}}
-	hurried, err := withoutWaits(files, filepath.Join(dir, onServersName(servers)))
-	if err != nil {
-		return l, err
-	}
-	s := compose.New("pawl-bench", append(slices.Clone(files), hurried))
-	defer func() { err = errors.Join(err, s.Down(context.WithoutCancel(ctx))) }()
+func (p *part) layout(servers int, files []string) layout {
+	l := layout{Servers: servers}
+	s := compose.New("pawl-bench", append(slices.Clone(files), must(withoutWaits(files, filepath.Join(p.dir, onServersName(servers))))))
+	p.later(func() error { return s.Down(context.WithoutCancel(p)) })
 	progress("compose: starting the layout of %d nats-servers", servers)
 	began := time.Now()
-	if err := s.Up(ctx); err != nil {
-		return l, err
-	}
+	check(s.Up(p))
 	l.Start = time.Since(began)
-	if err := l.rotate(ctx, s, dir); err != nil {
-		return l, err
-	}
+	l.Rotation = p.rotateIn(s, servers)
 	progress("compose, %d nats-servers: up in %.0f s, p50 %.1f ms", servers, l.Start.Seconds(), p50(l.Rotation))
 	for _, service := range saga.Services {
-		ids, err := s.Containers(ctx, service)
-		if err != nil {
-			return l, err
-		}
-		used, err := compose.Docker(ctx, append([]string{"stats", "--no-stream", "--format={{.MemUsage}}"}, ids...)...)
-		if err != nil {
-			return l, err
-		}
+		used := must(compose.Docker(p, append([]string{"stats", "--no-stream", "--format={{.MemUsage}}"}, must(s.Containers(p, service))...)...))
 		for line := range strings.Lines(used) {
 			size, _, _ := strings.Cut(line, " ")
-			bytes, err := units.RAMInBytes(size)
-			if err != nil {
-				return l, err
-			}
-			l.Memory[service] = max(l.Memory[service], bytes)
+			l.Memory = max(l.Memory, must(units.RAMInBytes(size)))
 		}
 	}
-	return l, nil
+	return l
 }
 
-// rotate asks again and again, as any client does, once the predecessor is erased.
-func (l *layout) rotate(ctx context.Context, s *compose.Stack, dir string) error {
-	b, err := s.Join(ctx, bus.Operator, filepath.Join(dir, onServersName(l.Servers)))
-	if err != nil {
-		return err
+// rotateIn asks again and again, as any client does, once the predecessor is erased.
+func (p *part) rotateIn(s *compose.Stack, servers int) cell {
+	join := func(user, dir string) *bus.Bus {
+		b := must(s.Join(p, user, filepath.Join(p.dir, dir)))
+		p.later(func() error { b.NATS.Close(); return nil })
+		return b
 	}
-	defer b.NATS.Close()
-	listener, err := s.Join(ctx, bus.Provisioner, filepath.Join(dir, onServersName(l.Servers)+"-listens"))
-	if err != nil {
-		return err
-	}
-	defer listener.NATS.Close()
+	asks, listens := join(bus.Operator, onServersName(servers)), join(bus.Provisioner, onServersName(servers)+"-listens")
 	// A consumer, since a subscription would hear of events before they are stored;
 	// only the provisioner may make one.
-	consumer, err := listener.JetStream.OrderedConsumer(ctx, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-	if err != nil {
-		return err
-	}
+	consumer := must(listens.JetStream.OrderedConsumer(p, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}))
 	heard := make(chan string, 64)
-	following, err := consumer.Consume(func(m jetstream.Msg) { heard <- m.Subject() })
-	if err != nil {
-		return err
-	}
+	following := must(consumer.Consume(func(m jetstream.Msg) { heard <- m.Subject() }))
 	defer following.Stop()
+	var took []time.Duration
 	for i := range 2 + inContainers { // the first make the second login, and open sessions
 		sent := time.Now()
-		if _, err := b.JetStream.Publish(ctx, bus.RequestSubject(compose.Credential), nil); err != nil {
-			return err
-		}
+		must(asks.JetStream.Publish(p, bus.RequestSubject(compose.Credential), nil))
 		for event := saga.Event(""); event != saga.Erased; {
 			select {
 			case subject := <-heard:
-				if _, _, event, err = bus.ParseLogSubject(subject); err != nil {
-					return err
-				}
+				var err error
+				_, _, event, err = bus.ParseLogSubject(subject)
+				check(err)
 			case <-time.After(patience):
-				return errors.New("compose: a rotation does not end")
+				check(errors.New("compose: a rotation does not end"))
 			}
 			if event == saga.RolledBack {
-				return errors.New("compose: a rotation was rolled back")
+				check(errors.New("compose: a rotation was rolled back"))
 			}
 			if event == saga.Completed && i >= 2 {
-				l.Rotation.took = append(l.Rotation.took, time.Since(sent))
+				took = append(took, time.Since(sent))
 			}
 		}
 	}
-	l.Rotation.sort()
-	return nil
+	return cellOf(took)
 }
 
 // withoutWaits writes a file of Compose which has every container read the layout's
@@ -186,11 +144,7 @@ func withoutWaits(files []string, dir string) (path string, err error) {
 func (all *stacks) Rows() (rows []string) {
 	one := all.Layouts[0].Rotation
 	for _, l := range all.Layouts {
-		most := int64(0)
-		for _, bytes := range l.Memory {
-			most = max(most, bytes)
-		}
-		rows = append(rows, fmt.Sprintf("| %d | %.0f | %.1f | %.1f | %.2f | %.0f |", l.Servers, l.Start.Seconds(), p50(l.Rotation), p99(l.Rotation), p50(l.Rotation)/p50(one), float64(most)/1e6))
+		rows = append(rows, fmt.Sprintf("| %d | %.0f | %.1f | %.1f | %.2f | %.0f |", l.Servers, l.Start.Seconds(), p50(l.Rotation), p99(l.Rotation), p50(l.Rotation)/p50(one), float64(l.Memory)/1e6))
 	}
 	return rows
 }

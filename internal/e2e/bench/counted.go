@@ -2,59 +2,61 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 )
 
-// counted is what a number of rotations, one after the other, made together.
-type counted struct {
-	strategy   string
-	rotations  int
-	asked      asked
-	stored     map[string]uint64 // messages, by stream
-	deliveries uint64            // of messages to consumers, again ones included
-}
+// counted is what one rotation of some made, on average, by row of the report.
+type counted map[string]float64
+
+// Rows that the streams tell; askedRows are those that the tap does.
+const (
+	storedRow     = "**JetStream messages stored (each synced)**"
+	deliveriesRow = "deliveries to durable consumers"
+)
 
 // count does the rotations of a credential whose node is behind the tap.
-func count(ctx context.Context, q *requester, s streams, t *tap, credential, strategy string, rotations int) (counted, error) {
-	c := counted{strategy: strategy, rotations: rotations, stored: map[string]uint64{}}
-	deliveries, err := s.settle(ctx)
-	if err != nil {
-		return c, err
-	}
-	stored, err := s.stored(ctx)
-	if err != nil {
-		return c, err
-	}
-	before := t.asked()
+func (in *installation) count(ctx context.Context, t *tap, credential string, rotations int) counted {
+	before := in.counts(ctx, t)
 	for range rotations {
-		if _, err := q.rotate(ctx, credential); err != nil {
-			return c, err
+		must(in.rotate(ctx, credential))
+	}
+	c := in.counts(ctx, t)
+	for row := range c {
+		c[row] = (c[row] - before[row]) / float64(rotations)
+	}
+	return c
+}
+
+// counts are from the start on, of what is over.
+func (in *installation) counts(ctx context.Context, t *tap) counted {
+	c := counted{deliveriesRow: float64(must(in.streams.settle(ctx)))}
+	for stream, n := range must(in.streams.stored(ctx)) {
+		c["in "+stream] = float64(n)
+		c[storedRow] += float64(n)
+	}
+	for row, n := range t.asked() {
+		c[row] = float64(n)
+	}
+	return c
+}
+
+// countRows has a column for each strategy.
+func (r *report) countRows() (rows []string) {
+	var streams []string
+	for row := range r.counted[0] {
+		if strings.HasPrefix(row, "in ") {
+			streams = append(streams, row)
 		}
 	}
-	if c.deliveries, err = s.settle(ctx); err != nil {
-		return c, err
+	slices.Sort(streams)
+	for _, row := range slices.Concat(askedRows, []string{storedRow}, streams, []string{deliveriesRow}) {
+		line := "| " + row + " |"
+		for _, c := range r.counted {
+			line += fmt.Sprintf(" %.4g |", c[row])
+		}
+		rows = append(rows, line)
 	}
-	c.deliveries -= deliveries
-	after, err := s.stored(ctx)
-	if err != nil {
-		return c, err
-	}
-	for name, n := range after {
-		c.stored[name] = n - stored[name]
-	}
-	c.asked = t.asked().minus(before)
-	return c, nil
-}
-
-func (a asked) minus(b asked) asked {
-	return asked{a.passwords - b.passwords, a.otherAlters - b.otherAlters, a.creates - b.creates, a.logins - b.logins,
-		a.sessions - b.sessions, a.commits - b.commits, a.statements - b.statements, a.roundTrips - b.roundTrips}
-}
-
-func (c counted) per(n int) float64 { return float64(n) / float64(c.rotations) }
-
-func (c counted) messages() (all uint64) {
-	for _, n := range c.stored {
-		all += n
-	}
-	return all
+	return rows
 }

@@ -26,38 +26,24 @@ type processes struct {
 // cpu is what CPU time the processes have had.
 type cpu struct{ postgres, pawl, bench time.Duration }
 
-// postmasters returns the servers' process ids, of their own pid files.
-func postmasters(servers ...*pgserver.Server) (pids []int, err error) {
-	for _, server := range servers {
-		raw, err := os.ReadFile(filepath.Join(server.Dir, "data", "postmaster.pid"))
-		if err != nil {
-			return nil, err
-		}
-		first, _, _ := strings.Cut(string(raw), "\n")
-		pid, err := strconv.Atoi(strings.TrimSpace(first))
-		if err != nil {
-			return nil, err
-		}
-		pids = append(pids, pid)
+// postmaster returns the server's process id, of its own pid file.
+func postmaster(server *pgserver.Server) (pid int, err error) {
+	raw, err := os.ReadFile(filepath.Join(server.Dir, "data", "postmaster.pid"))
+	if err == nil {
+		_, err = fmt.Sscan(string(raw), &pid) // its first line
 	}
-	return pids, nil
+	return pid, err
 }
 
-func (p processes) cpu() (c cpu, err error) {
-	if c.pawl, err = used(p.pawl); err != nil {
-		return c, err
-	}
-	for _, postmaster := range p.postgres {
-		server, err := usedByServer(postmaster)
-		if err != nil {
-			return c, err
-		}
-		c.postgres += server
+func (p processes) cpu() cpu {
+	c := cpu{pawl: must(used(p.pawl))}
+	for _, pid := range p.postgres {
+		c.postgres += must(usedByServer(pid))
 	}
 	var self unix.Rusage
-	err = unix.Getrusage(unix.RUSAGE_SELF, &self)
+	check(unix.Getrusage(unix.RUSAGE_SELF, &self))
 	c.bench = time.Duration(self.Utime.Nano() + self.Stime.Nano())
-	return c, err
+	return c
 }
 
 // usedByServer is the CPU time of a postmaster and all its processes.

@@ -15,8 +15,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"pawl.dev/internal/pgserver"
 )
 
 // options are the flags.
@@ -59,8 +57,6 @@ func main() {
 	}
 }
 
-func (o options) wants(part string) bool { return o.only == "" || o.only == part }
-
 func (o options) check() error {
 	if o.rounds < 1 || o.cell <= 0 || o.counted < 1 {
 		return errors.New("-rounds, -cell and -counted must be greater than 0")
@@ -71,59 +67,42 @@ func (o options) check() error {
 	return nil
 }
 
-func bench(ctx context.Context, o options) (err error) {
+// parts are measured in this order.
+var parts = []struct {
+	name    string
+	measure func(*part)
+}{
+	{"speed", measureSpeed}, {"clusters", measureClusters}, {"bus", measureBuses}, {"compose", measureCompose}, {"emergency", measureEmergency},
+	{"mass", measureMass}, {"schedule", measureSchedule}, {"growth", measureGrowth}, {"memory", measureMemory},
+}
+
+func bench(ctx context.Context, o options) error {
 	dir, err := os.MkdirTemp("", "pawl-bench-")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	progress("building pawl")
-	b := program{path: filepath.Join(dir, "pawl")}
-	if err := b.build(ctx); err != nil {
-		return err
-	}
-	server, err := pgserver.Start(ctx, pgserver.Options{Settings: map[string]string{"max_connections": "200"}})
+	r := &report{options: o, cells: map[string][]cell{}}
+	all := &part{Context: ctx, options: o, report: r, dir: dir}
+	all.later(func() error { return os.RemoveAll(dir) })
+	err = all.run(func(all *part) {
+		progress("building pawl")
+		all.program = program{path: filepath.Join(dir, "pawl")}
+		must(command(ctx, "", "go", "build", "-o", all.path, "pawl.dev/cmd/pawl"))
+		all.server = all.servers(1, map[string]string{"max_connections": "200"})[0]
+		all.describe()
+		if o.cpuProfile != "" {
+			all.program = must(profiled(o.cpuProfile))
+		}
+		for _, one := range parts {
+			if o.only != "" && o.only != one.name || o.credentials == 0 && (one.name == "memory" || one.name == "mass") {
+				continue
+			}
+			check((&part{Context: ctx, options: o, program: all.program, report: r, server: all.server, dir: filepath.Join(dir, one.name)}).run(one.measure))
+			all.profile = "" // the profile is of the first part's load
+		}
+	})
 	if err != nil {
 		return err
-	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
-
-	r := report{options: o}
-	if r.environment, err = describe(ctx, server); err != nil {
-		return err
-	}
-	if o.cpuProfile != "" {
-		if b, err = profiled(o.cpuProfile); err != nil {
-			return err
-		}
-	}
-	for _, part := range []struct {
-		name    string
-		measure func(dir string) error
-	}{
-		{"speed", func(dir string) error { return r.speed(ctx, b, server, dir) }},
-		{"clusters", func(dir string) (err error) { r.clusters, err = r.measureClusters(ctx, b, server, dir); return err }},
-		{"bus", func(dir string) (err error) { r.buses, err = r.measureBuses(ctx, b, server, dir); return err }},
-		{"compose", func(dir string) (err error) { r.stacks, err = measureCompose(ctx, dir); return err }},
-		{"emergency", func(dir string) (err error) { r.emergency, err = r.measureEmergency(ctx, b, dir); return err }},
-		{"mass", func(dir string) (err error) { r.mass, err = r.measureMass(ctx, b, dir); return err }},
-		{"schedule", func(dir string) (err error) { r.schedule, err = measureSchedule(ctx, dir); return err }},
-		{"growth", func(dir string) (err error) {
-			r.growth, err = measureGrowth(ctx, b, server, dir, o.counted)
-			return err
-		}},
-		{"memory", func(dir string) (err error) {
-			r.memory, err = measureMemory(ctx, b, server, dir, o.credentials)
-			return err
-		}},
-	} {
-		if !o.wants(part.name) || o.credentials == 0 && (part.name == "memory" || part.name == "mass") {
-			continue
-		}
-		if err := part.measure(filepath.Join(dir, part.name)); err != nil {
-			return err
-		}
-		b.profile = "" // the profile is of the first part's load
 	}
 	return r.write(os.Stdout)
 }

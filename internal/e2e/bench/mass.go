@@ -14,8 +14,8 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/e2e/site"
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
-	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -39,145 +39,57 @@ type mass struct {
 	OrdinaryRested  resident
 }
 
-func (r *report) measureMass(ctx context.Context, b program, dir string) (m *mass, err error) {
-	progress("mass: starting %d servers", massNodes)
-	var servers []*pgserver.Server
-	defer func() {
-		for _, s := range servers {
-			err = errors.Join(err, s.Stop())
-		}
-	}()
-	for range massNodes {
-		s, err := pgserver.Start(ctx, pgserver.Options{Settings: map[string]string{"max_connections": "300"}})
-		if err != nil {
-			return nil, err
-		}
-		servers = append(servers, s)
+func measureMass(p *part) {
+	servers := p.servers(massNodes, map[string]string{"max_connections": "300"})
+	m := &mass{Credentials: p.credentials, Against: p.against}
+	p.within(func() { m.emergency(p, servers) })
+	if m.Against != "" {
+		p.program = must(programAt(p, m.Against, p.dir))
+		m.ordinary(p, servers)
 	}
-	m = &mass{Credentials: r.options.credentials, Against: r.options.against}
-	warnings, err := m.emergency(ctx, b, servers, filepath.Join(dir, "site"))
-	r.warnings += warnings
-	if err != nil || m.Against == "" {
-		return m, err
-	}
-	older, err := programAt(ctx, m.Against, dir)
-	if err != nil {
-		return m, err
-	}
-	return m, m.ordinary(ctx, older, servers, filepath.Join(dir, "older"))
-}
-
-// massNames are those of so many credentials.
-func massNames(prefix string, n int) (names []string, all []site.Credential) {
-	for i := range n {
-		names = append(names, fmt.Sprintf("%s-%04d", prefix, i+1))
-		all = append(all, site.Credential{Name: names[i], Strategy: strategies[0]})
-	}
-	return names, all
+	p.mass = m
 }
 
 // emergency measures the bare SQL, and then one order that contains all, each with as
 // many sessions to end.
-func (m *mass) emergency(ctx context.Context, b program, servers []*pgserver.Server, dir string) (warnings int64, err error) {
-	progress("mass: adopting %d credentials on %d nodes each", m.Credentials, len(servers))
-	names, all := massNames("mass", m.Credentials)
-	p, q, err := startOn(ctx, b, nodesOf(servers), dir, all)
-	if err != nil {
-		return 0, err
+func (m *mass) emergency(p *part, servers []*pgserver.Server) {
+	names, all := credentialsOf("mass", m.Credentials)
+	in := p.install(p.site(filepath.Join(p.dir, "site"), nodesOf(servers), all), 0)
+	roles := make([]string, len(names))
+	for i, name := range names {
+		roles[i] = site.Role(name)
 	}
-	defer func() { q.NATS.Close(); warnings = p.warnings.Load(); err = errors.Join(err, p.stop()) }()
-	for _, one := range []struct {
-		took        *time.Duration
-		transaction bool
-	}{{&m.Bare, false}, {&m.BareAtOne, true}} {
-		sessions, err := occupyAll(ctx, q.site, servers, names)
-		if err != nil {
-			return 0, err
-		}
-		*one.took, err = bareMass(ctx, servers, names, one.transaction)
-		hangUp(sessions)
-		if err != nil {
-			return 0, err
-		}
-	}
+	thieves := siege{servers, massSessions, func(i int) (inventory.Login, error) { return in.site.Published(names[i%len(names)]) }}
+	thieves.end(p, func() { m.Bare = must(bareContainment(p, servers, roles, false)) })
+	thieves.end(p, func() { m.BareAtOne = must(bareContainment(p, servers, roles, true)) })
 	progress("mass: bare SQL %v, in one transaction a node %v", m.Bare.Round(time.Millisecond), m.BareAtOne.Round(time.Millisecond))
-	sessions, err := occupyAll(ctx, q.site, servers, names)
-	if err != nil {
-		return 0, err
-	}
-	defer hangUp(sessions)
-	if m.Contained, m.Back, err = q.emergencyOfAll(ctx, names); err != nil {
-		return 0, err
-	}
-	for _, session := range sessions {
-		if session.Ping(ctx) == nil {
-			return 0, errors.New("a session is alive after containment: the figure means nothing")
-		}
-	}
-	if m.Rested, err = p.after(ctx, massRest); err != nil {
-		return 0, err
-	}
+	thieves.end(p, func() { m.Contained, m.Back = in.emergencyOfAll(p, names) })
+	m.Rested = in.up.after(p, massRest)
 	progress("mass: contained p50 %.0f ms, p100 %.0f ms; back %.0f ms; %d MB", m.ContainedAt(.5), m.ContainedAt(1), m.BackAt(1), m.Rested.Now/1e6)
-	return 0, nil
 }
 
 // ordinary has a revision rotate as many, one after the other, some at a time.
-func (m *mass) ordinary(ctx context.Context, older program, servers []*pgserver.Server, dir string) (err error) {
-	progress("mass: adopting %d credentials by %s", m.Credentials, m.Against)
-	names, all := massNames("ordinary", m.Credentials)
-	p, q, err := startOn(ctx, older, nodesOf(servers), dir, all)
-	if err != nil {
-		return err
-	}
-	defer func() { q.NATS.Close(); err = errors.Join(err, p.stop()) }()
+func (m *mass) ordinary(p *part, servers []*pgserver.Server) {
+	names, all := credentialsOf("ordinary", m.Credentials)
+	in := p.install(p.site(filepath.Join(p.dir, "older"), nodesOf(servers), all), 0)
 	progress("mass: rotating each by %s", m.Against)
 	began := time.Now()
-	err = each(ctx, names, massAtOnce, func(ctx context.Context, credential string) error {
-		_, err := q.rotate(ctx, credential)
-		return err
-	})
-	if err != nil {
-		return err
-	}
+	check(each(p, names, massAtOnce, func(ctx context.Context, credential string) error { _, err := in.rotate(ctx, credential); return err }))
 	m.Ordinary = time.Since(began)
-	m.OrdinaryRested, err = p.after(ctx, massRest)
-	return err
+	m.OrdinaryRested = in.up.after(p, massRest)
 }
 
-// occupyAll opens the sessions, of one credential after the other, spread over the servers.
-func occupyAll(ctx context.Context, s *site.Site, servers []*pgserver.Server, names []string) ([]*pgx.Conn, error) {
-	all := make([]*pgx.Conn, massSessions)
-	var opening errgroup.Group
-	opening.SetLimit(8)
-	for i := range all {
-		server, name := servers[i%len(servers)], names[i%len(names)]
-		opening.Go(func() error {
-			login, err := s.Published(name)
-			if err != nil {
-				return err
-			}
-			all[i], err = postgres.Login(ctx, postgres.Target{Host: server.Host, Port: server.Port, Database: "postgres",
-				User: login.User, Password: login.Password, SSLMode: "disable", ApplicationName: "thief"})
-			return err
-		})
-	}
-	return all, opening.Wait()
-}
-
-// bareMass is what one psql for each node would do: NOLOGIN for each login, then ending
-// sessions until there are none; and LOGIN again, unmeasured.
-func bareMass(ctx context.Context, servers []*pgserver.Server, names []string, inOne bool) (time.Duration, error) {
+// bareContainment is what one psql for each node would do, logged in as superuser:
+// NOLOGIN for each login, then ending sessions until there are none; and LOGIN again,
+// unmeasured.
+func bareContainment(ctx context.Context, servers []*pgserver.Server, roles []string, inOne bool) (time.Duration, error) {
 	admins := make([]*pgx.Conn, len(servers))
 	defer hangUp(admins)
 	for i, server := range servers {
 		var err error
-		if admins[i], err = logIn(ctx, server, server.Superuser, server.Password); err != nil {
+		if admins[i], err = logIn(ctx, server, server.Superuser, server.Password, "bench"); err != nil {
 			return 0, err
 		}
-	}
-	roles := make([]string, len(names))
-	for i, name := range names {
-		roles[i] = site.Role(name)
 	}
 	began := time.Now()
 	err := onAll(admins, func(admin *pgx.Conn) error {
@@ -221,24 +133,20 @@ func alterAll(ctx context.Context, admin *pgx.Conn, roles []string, to string, i
 
 // emergencyOfAll contains the whole cluster by one request, and returns how long it was
 // until each was contained, and until each was back.
-func (q *requester) emergencyOfAll(ctx context.Context, names []string) (contained, back []time.Duration, err error) {
+func (q *requester) emergencyOfAll(ctx context.Context, names []string) (contained, back []time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, massPatience)
 	defer cancel()
-	body, err := protojson.Marshal(&pawlv1.Request{Action: pawlv1.Action_ACTION_CONTAIN, Reason: "benchmark", RequestedBy: "bench",
-		Selection: &pawlv1.Selection{Clusters: []string{"main"}}})
-	if err != nil {
-		return nil, nil, err
-	}
+	body := must(protojson.Marshal(&pawlv1.Request{Action: pawlv1.Action_ACTION_CONTAIN, Reason: "benchmark", RequestedBy: "bench",
+		Selection: &pawlv1.Selection{Clusters: []string{"main"}}}))
 	sent := time.Now()
-	if _, err := q.JetStream.Publish(ctx, bus.EmergencySubject(bus.Several), body); err != nil {
-		return nil, nil, err
-	}
+	must(q.JetStream.Publish(ctx, bus.EmergencySubject(bus.Several), body))
 	contained, back = make([]time.Duration, len(names)), make([]time.Duration, len(names))
 	var all errgroup.Group
 	for i, name := range names {
 		all.Go(func() (err error) { contained[i], back[i], err = q.hearEmergency(ctx, name, sent); return err })
 	}
-	return contained, back, all.Wait()
+	check(all.Wait())
+	return contained, back
 }
 
 // hearEmergency returns when that of the credential has ended.
@@ -264,15 +172,9 @@ func (q *requester) hearEmergency(ctx context.Context, credential string, sent t
 	}
 }
 
-func quantileOf(took []time.Duration, q float64) float64 {
-	c := cell{took: append([]time.Duration(nil), took...)}
-	c.sort()
-	return c.quantile(q)
-}
-
 // ContainedAt and BackAt are in milliseconds, for the report's template; so are the aims.
-func (m *mass) ContainedAt(q float64) float64 { return quantileOf(m.Contained, q) }
-func (m *mass) BackAt(q float64) float64      { return quantileOf(m.Back, q) }
+func (m *mass) ContainedAt(q float64) float64 { return cellOf(m.Contained).quantile(q) }
+func (m *mass) BackAt(q float64) float64      { return cellOf(m.Back).quantile(q) }
 
 // Aims says which are met.
 func (m *mass) Aims() (lines []string) {

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"pawl.dev/internal/e2e/site"
-	"pawl.dev/internal/pgserver"
 )
 
 const (
@@ -24,76 +21,37 @@ type memory struct {
 	Restarted           resident
 }
 
-func measureMemory(ctx context.Context, b program, server *pgserver.Server, dir string, credentials int) (m *memory, err error) {
-	progress("memory: setting up %d credentials", credentials)
-	var all []site.Credential
-	for i := range credentials {
-		all = append(all, site.Credential{Name: fmt.Sprintf("many-%04d", i+1), Strategy: "alternating"})
-	}
-	s, err := newSite(ctx, dir, server, all)
-	if err != nil {
-		return nil, err
-	}
-	m = &memory{Credentials: credentials}
-	p, err := b.start(ctx, s.File)
-	if err != nil {
-		return nil, err
-	}
-	m.FirstStart = p.took
-	if err := errors.Join(m.exercise(ctx, s, p), p.stop()); err != nil {
-		return nil, err
-	}
+func measureMemory(p *part) {
+	progress("memory: setting up %d credentials", p.credentials)
+	_, all := credentialsOf("many", p.credentials)
+	m, s := &memory{Credentials: p.credentials}, p.site(p.dir, primary(p.server), all)
+	p.within(func() {
+		up := p.pawlUp(s)
+		m.FirstStart, m.Started = up.took, up.after(p, idle)
+		q := p.join(s)
+		progress("memory: adopting and rotating %d of them", rotatedInMemory)
+		some, _ := credentialsOf("many", rotatedInMemory)
+		check(each(p, some, 8, q.adopt))
+		check(each(p, some, 8, func(ctx context.Context, credential string) error { _, err := q.rotate(ctx, credential); return err }))
+		m.Rotated = up.after(p, idle)
+	})
 	progress("memory: starting again")
-	if p, err = b.start(ctx, s.File); err != nil {
-		return nil, err
-	}
-	m.Restart = p.took
-	m.Restarted, err = p.whenIdle(ctx)
-	return m, errors.Join(err, p.stop())
+	up := p.pawlUp(s)
+	m.Restart, m.Restarted = up.took, up.after(p, idle)
+	p.memory = m
 }
 
-func (m *memory) exercise(ctx context.Context, s *site.Site, p *process) (err error) {
-	if m.Started, err = p.whenIdle(ctx); err != nil {
-		return err
-	}
-	q, err := newRequester(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer q.NATS.Close()
-	var credentials []string
-	for i := range rotatedInMemory {
-		credentials = append(credentials, fmt.Sprintf("many-%04d", i+1))
-	}
-	progress("memory: adopting and rotating %d of them", rotatedInMemory)
-	if err := each(ctx, credentials, 8, q.adopt); err != nil {
-		return err
-	}
-	if err := each(ctx, credentials, 8, func(ctx context.Context, credential string) error {
-		_, err := q.rotate(ctx, credential)
-		return err
-	}); err != nil {
-		return err
-	}
-	m.Rotated, err = p.whenIdle(ctx)
-	return err
+// after reads the process's memory after a while without work.
+func (up *process) after(ctx context.Context, rest time.Duration) resident {
+	check(waitUntil(ctx, time.Now().Add(rest)))
+	return must(residentOf(up.cmd.Process.Pid))
 }
 
-// whenIdle reads the process's memory after a while.
-func (p *process) whenIdle(ctx context.Context) (resident, error) { return p.after(ctx, idle) }
-
-func (p *process) after(ctx context.Context, rest time.Duration) (resident, error) {
-	select {
-	case <-ctx.Done():
-		return resident{}, ctx.Err()
-	case <-time.After(rest):
-		return p.resident()
+// credentialsOf are so many that alternate, and their names.
+func credentialsOf(prefix string, n int) (names []string, all []site.Credential) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("%s-%04d", prefix, i+1))
+		all = append(all, site.Credential{Name: names[i], Strategy: strategies[0]})
 	}
-}
-
-func newSite(ctx context.Context, dir string, server *pgserver.Server, credentials []site.Credential) (*site.Site, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	return site.New(ctx, dir, server, "", credentials)
+	return names, all
 }

@@ -42,38 +42,28 @@ type turned struct {
 	begun, ended time.Time
 }
 
-func play(ctx context.Context, t *town) (p *played, err error) {
-	p = &played{as: map[string]*bus.Bus{}, open: map[string]turned{}, turned: make(chan turned, 100*t.n), failed: make(chan error, 1),
+func (p *part) play(t *town) *played {
+	all := &played{as: map[string]*bus.Bus{}, open: map[string]turned{}, turned: make(chan turned, 100*t.n), failed: make(chan error, 1),
 		of: func(credential string) string { return t.inventory.Credentials[credential].Cluster.Name }}
-	p.ctx, p.stop = context.WithCancel(ctx)
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
+	all.ctx, all.stop = context.WithCancel(p)
+	p.later(func() error { all.stop(); return nil })
+	connect := func(user string) *bus.Bus {
+		b := must(t.connect(user))
+		p.later(func() error { all.stop(); b.NATS.Close(); return nil })
+		return b
+	}
 	for _, name := range saga.Services {
-		if p.as[name], err = t.connect(name); err != nil {
-			return nil, err
-		}
+		all.as[name] = connect(name)
 	}
 	for _, name := range service.Checked {
-		b := p.as[name]
-		if _, err := b.NATS.Subscribe(bus.CheckSubject(name, "*"), func(m *nats.Msg) { p.fail(bus.Respond(m, &pawlv1.Findings{})) }); err != nil {
-			return nil, err
-		}
-		if err := b.NATS.Flush(); err != nil {
-			return nil, err
-		}
+		b := all.as[name]
+		must(b.NATS.Subscribe(bus.CheckSubject(name, "*"), func(m *nats.Msg) { all.fail(bus.Respond(m, &pawlv1.Findings{})) }))
+		check(b.NATS.Flush())
 	}
-	if p.reader, err = t.connect(bus.Provisioner); err != nil {
-		return nil, err
-	}
-	consumer, err := p.reader.JetStream.OrderedConsumer(ctx, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-	if err != nil {
-		return nil, fmt.Errorf("follow the log: %w", err)
-	}
-	_, err = consumer.Consume(p.hear)
-	return p, err
+	all.reader = connect(bus.Provisioner)
+	consumer := must(all.reader.JetStream.OrderedConsumer(p, bus.StreamLog, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}))
+	must(consumer.Consume(all.hear))
+	return all
 }
 
 func (p *played) fail(err error) {
@@ -191,14 +181,4 @@ func (p *played) most() (begun, atOnce, inCluster int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.begun, p.atOnce, p.cluster
-}
-
-func (p *played) close() {
-	p.stop()
-	for _, b := range p.as {
-		b.NATS.Close()
-	}
-	if p.reader != nil {
-		p.reader.NATS.Close()
-	}
 }

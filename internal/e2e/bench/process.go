@@ -18,20 +18,13 @@ import (
 	"time"
 
 	"pawl.dev/cmd/pawl/embedded"
+	"pawl.dev/internal/e2e/site"
 	"pawl.dev/internal/inventory"
 )
 
 // program is what runs as `pawl up`: pawl itself, or, where its CPU is to be
 // profiled, this program, since pawl has no profiler built in.
 type program struct{ path, profile string }
-
-func (b program) build(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", b.path, "pawl.dev/cmd/pawl").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build pawl: %w\n%s", err, out)
-	}
-	return nil
-}
 
 func profiled(file string) (b program, err error) {
 	if b.profile, err = filepath.Abs(file); err == nil {
@@ -82,32 +75,29 @@ type process struct {
 	err      error // of Wait; read it after ended
 }
 
-func (b program) start(ctx context.Context, file string) (*process, error) {
-	p := &process{cmd: exec.Command(b.path, b.arguments(file)...), ended: make(chan struct{})}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		return nil, err
-	}
+// pawlUp starts Pawl, and waits until it is up.
+func (p *part) pawlUp(s *site.Site) *process {
+	up := &process{cmd: exec.Command(p.path, p.arguments(s.File)...), ended: make(chan struct{})}
+	up.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr := must(up.cmd.StderrPipe())
 	began := time.Now()
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start pawl: %w", err)
-	}
+	check(up.cmd.Start())
+	p.later(func() error { p.warnings += up.warnings.Load(); return up.stop() })
 	ready := make(chan time.Time, 1)
 	go func() {
-		p.follow(stderr, ready)
-		p.err = p.cmd.Wait()
-		close(p.ended)
+		up.follow(stderr, ready)
+		up.err = up.cmd.Wait()
+		close(up.ended)
 	}()
 	select {
 	case at := <-ready:
-		p.took = at.Sub(began)
-		return p, nil
-	case <-p.ended:
-		return nil, fmt.Errorf("pawl ended at start: %w", p.err)
-	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), p.stop())
+		up.took = at.Sub(began)
+	case <-up.ended:
+		check(errors.New("pawl ended at its start"))
+	case <-p.Done():
+		check(p.Err())
 	}
+	return up
 }
 
 // follow reads what pawl says: that it is ready, and then nothing but trouble.
@@ -146,8 +136,6 @@ func (p *process) stop() error {
 
 // resident is the memory of a process, in bytes.
 type resident struct{ Now, Anonymous, Peak int64 }
-
-func (p *process) resident() (resident, error) { return residentOf(p.cmd.Process.Pid) }
 
 func residentOf(pid int) (m resident, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -25,8 +25,9 @@ const patience = time.Minute
 // own work is on the same cores as what it measures.
 type requester struct {
 	*site.Client
-	site  *site.Site
-	heard map[string]chan news // by credential, of which one rotation runs at a time
+	site    *site.Site
+	streams streams
+	heard   map[string]chan news // by credential, of which one rotation runs at a time
 }
 
 // news is how a rotation ended, or why there is none.
@@ -46,36 +47,23 @@ type rotation struct {
 	recovered      time.Duration // to hearing that every consumer is back
 }
 
-func newRequester(ctx context.Context, s *site.Site) (*requester, error) {
-	client, err := s.Operator()
-	if err != nil {
-		return nil, err
-	}
-	q := &requester{Client: client, site: s, heard: map[string]chan news{}}
+// join connects a client.
+func (p *part) join(s *site.Site) *requester {
+	q := &requester{Client: must(s.Operator()), site: s, streams: streams{must(s.Connect(bus.Provisioner))}, heard: map[string]chan news{}}
+	p.later(func() error { q.NATS.Close(); q.streams.NATS.Close(); return nil })
 	for credential := range s.Inventory.Credentials {
 		q.heard[credential] = make(chan news, 16)
 	}
 	// A consumer, since a subscription would hear of events before they are
 	// stored; only the provisioner may make one.
-	listener, err := s.Connect(bus.Provisioner)
-	if err != nil {
-		return nil, err
-	}
 	ends := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}
 	for _, e := range []saga.Event{saga.Contained, saga.Verified, saga.Completed, saga.RolledBack, saga.Erased} {
 		ends.FilterSubjects = append(ends.FilterSubjects, bus.LogSubject("*", "*", e))
 	}
-	consumer, err := listener.JetStream.OrderedConsumer(ctx, bus.StreamLog, ends)
-	if err != nil {
-		return nil, fmt.Errorf("follow the log: %w", err)
-	}
-	if _, err := consumer.Consume(q.hear); err != nil {
-		return nil, fmt.Errorf("follow the log: %w", err)
-	}
-	if _, err := client.NATS.Subscribe(bus.AnswerSubject("*"), q.hearAnswer); err != nil {
-		return nil, err
-	}
-	return q, client.NATS.Flush()
+	must(must(q.streams.JetStream.OrderedConsumer(p, bus.StreamLog, ends)).Consume(q.hear))
+	must(q.NATS.Subscribe(bus.AnswerSubject("*"), q.hearAnswer))
+	check(q.NATS.Flush())
+	return q
 }
 
 func (q *requester) hear(m jetstream.Msg) {

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -70,57 +68,35 @@ func (s *schedules) ratio(figure func(dueDates) float64) float64 {
 func (s *schedules) RatioP50() float64 { return s.ratio(dueDates.P50) }
 func (s *schedules) RatioCPU() float64 { return s.ratio(dueDates.CPU) }
 
-func measureSchedule(ctx context.Context, dir string) (s *schedules, err error) {
+func measureSchedule(p *part) {
 	progress("schedule: building the scheduler")
-	binary := filepath.Join(dir, "scheduler")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "pawl.dev/services/scheduler").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the scheduler: %w\n%s", err, out)
-	}
-	s = &schedules{}
+	binary := filepath.Join(p.dir, "scheduler")
+	must(command(p, "", "go", "build", "-o", binary, "pawl.dev/services/scheduler"))
 	var towns []*town
-	defer func() {
-		for _, t := range towns {
-			err = errors.Join(err, t.close())
-		}
-	}()
 	for _, n := range sizes {
 		progress("schedule: setting up %d credentials", n)
-		t, err := newTown(ctx, filepath.Join(dir, fmt.Sprint(n)), n)
-		if err != nil {
-			return nil, err
-		}
-		towns = append(towns, t)
+		towns = append(towns, p.newTown(filepath.Join(p.dir, fmt.Sprint(n)), n))
 	}
-	if err := s.measureDues(ctx, binary, towns); err != nil {
-		return nil, err
+	s := &schedules{Dues: p.dues(binary, towns)}
+	for _, t := range towns {
+		check(t.stopScheduler())
 	}
 	last := towns[len(towns)-1]
-	for _, t := range towns[:len(towns)-1] {
-		if err := t.stopScheduler(); err != nil {
-			return nil, err
-		}
-	}
-	if s.Storm, err = last.storm(ctx, binary); err != nil {
-		return nil, err
-	}
+	s.Storm = last.storm(p, binary)
 	s.forecast(last.inventory)
-	return s, nil
+	p.schedule = s
 }
 
-// measureDues has the probes of all sizes come due, when no scheduler has anything
-// else to do.
-func (s *schedules) measureDues(ctx context.Context, binary string, towns []*town) error {
+// dues has the probes of all sizes come due, when no scheduler has anything else to
+// do.
+func (p *part) dues(binary string, towns []*town) []dueDates {
 	progress("schedule: starting a scheduler for each")
 	began := time.Now()
 	for _, t := range towns {
-		if err := t.start(binary); err != nil {
-			return err
-		}
+		t.start(binary)
 	}
 	for _, t := range towns {
-		if err := t.untilArmed(ctx); err != nil {
-			return err
-		}
+		t.untilArmed(p)
 	}
 	// A minute after its start, and each minute from then on, a scheduler looks at
 	// every credential: not while this is measured.
@@ -128,16 +104,15 @@ func (s *schedules) measureDues(ctx context.Context, binary string, towns []*tow
 	for n := 0; at.Before(time.Now()); n++ {
 		at = began.Add(50*time.Second + time.Duration(n)*time.Minute)
 	}
-	if err := waitUntil(ctx, at); err != nil {
-		return err
-	}
+	check(waitUntil(p, at))
 	progress("schedule: %d due dates in each", probes)
 	var all errgroup.Group
-	s.Dues = make([]dueDates, len(towns))
+	dues := make([]dueDates, len(towns))
 	for i, t := range towns {
-		all.Go(func() (err error) { s.Dues[i], err = t.probe(ctx); return err })
+		all.Go(func() (err error) { dues[i], err = t.probe(p); return err })
 	}
-	return all.Wait()
+	check(all.Wait())
+	return dues
 }
 
 // probe has the probes adopted, and turned as often as comes.
@@ -194,44 +169,29 @@ func (t *town) probe(ctx context.Context) (d dueDates, err error) {
 	}
 	now, err := t.stored(ctx)
 	d.Stored, d.begun.cpu.pawl = float64(now-stored)/float64(len(d.begun.took)), after-before
-	d.begun.sort()
+	slices.Sort(d.begun.took)
 	progress("schedule: %d credentials: %d turned, from due to begun p50 %.1f ms, at most %.1f ms, CPU %.1f ms each, %.1f messages", t.n, len(d.begun.took), d.P50(), d.Max(), d.CPU(), d.Stored)
 	return d, err
 }
 
 // storm starts the scheduler anew after a change of policy, by which many are
 // overdue.
-func (t *town) storm(ctx context.Context, binary string) (s storm, err error) {
-	s = storm{Credentials: len(t.inventory.Credentials), Overdue: overdueOf, PerCluster: 2, InAll: 5}
+func (t *town) storm(ctx context.Context, binary string) storm {
+	s := storm{Credentials: len(t.inventory.Credentials), Overdue: overdueOf, PerCluster: 2, InAll: 5}
 	s.Most = s.InAll * int(stormLasts/stormHold+1)
-	if err := t.stopScheduler(); err != nil {
-		return s, err
-	}
-	if err := t.configure(overdueOf, s.PerCluster, s.InAll); err != nil {
-		return s, err
-	}
+	t.configure(overdueOf, s.PerCluster, s.InAll)
 	t.played.hold.Store(int64(stormHold))
 	t.played.forget()
 	progress("schedule: starting with %d of %d overdue", s.Overdue, s.Credentials)
 	began := time.Now()
-	if err := t.start(binary); err != nil {
-		return s, err
-	}
-	if err := waitUntil(ctx, began.Add(stormLasts)); err != nil {
-		return s, err
-	}
+	t.start(binary)
+	check(waitUntil(ctx, began.Add(stormLasts)))
 	s.Begun, s.AtOnce, s.InCluster = t.played.most()
-	if s.Memory, err = residentOf(t.scheduler.Process.Pid); err != nil {
-		return s, err
-	}
-	if s.CPU, err = used(t.scheduler.Process.Pid); err != nil {
-		return s, err
-	}
-	s.Warnings, err = t.warnings()
+	s.Memory, s.CPU, s.Warnings = must(residentOf(t.scheduler.Process.Pid)), must(used(t.scheduler.Process.Pid)), t.warnings()
 	if s.AtOnce > s.InAll || s.InCluster > s.PerCluster {
-		err = errors.Join(err, fmt.Errorf("%d turned at once, %d of them in one cluster: the budget is %d and %d", s.AtOnce, s.InCluster, s.InAll, s.PerCluster))
+		check(fmt.Errorf("%d turned at once, %d of them in one cluster: the budget is %d and %d", s.AtOnce, s.InCluster, s.InAll, s.PerCluster))
 	}
-	return s, err
+	return s
 }
 
 // forecast is what `pawl schedule` and the dashboard work out.

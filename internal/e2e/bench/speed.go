@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,150 +17,101 @@ var atOnce = []int{1, 4, 16}
 
 var strategies = []string{inventory.Alternating, inventory.InPlace}
 
-// round holds, for one number at a time, the floor's cell and each strategy's.
-type round struct {
-	floor cell
-	pawl  map[string]cell
-}
-
-// lab is one installation, set up to be measured.
-type lab struct {
-	processes
-	floor   *floor
-	request *requester
-	streams streams
-}
-
-// speed measures the rounds, and counts.
-func (r *report) speed(ctx context.Context, b program, server *pgserver.Server, dir string) (err error) {
-	behind, err := newTap(fmt.Sprintf("%s:%d", server.Host, server.Port))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, behind.close()) }()
+// measureSpeed counts what rotations make, and measures them beside the floor.
+func measureSpeed(p *part) {
+	most := atOnce[len(atOnce)-1]
+	tap := must(newTap(fmt.Sprintf("%s:%d", p.server.Host, p.server.Port)))
+	p.later(tap.close)
 	var credentials []site.Credential
 	for _, strategy := range strategies {
-		for i := range atOnce[len(atOnce)-1] {
+		for i := range most {
 			credentials = append(credentials, site.Credential{Name: credentialName(strategy, i), Strategy: strategy})
 		}
-		credentials = append(credentials, site.Credential{Name: "counted-" + strategy, Strategy: strategy, Port: behind.port})
+		credentials = append(credentials, site.Credential{Name: "counted-" + strategy, Strategy: strategy, Port: tap.port})
 	}
-	s, err := newSite(ctx, dir, server, credentials)
-	if err != nil {
-		return err
-	}
-	p, err := b.start(ctx, s.File)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		r.warnings += p.warnings.Load()
-		err = errors.Join(err, p.stop())
-	}()
-	l := lab{processes: processes{pawl: p.cmd.Process.Pid}}
-	if l.postgres, err = postmasters(server); err != nil {
-		return err
-	}
-	if l.request, err = newRequester(ctx, s); err != nil {
-		return err
-	}
-	defer l.request.NATS.Close()
-	if l.streams, err = newStreams(s); err != nil {
-		return err
-	}
-	defer l.streams.NATS.Close()
-	if l.floor, err = newFloor(ctx, server, "floor", atOnce[len(atOnce)-1]); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.floor.close()) }()
-	if err := l.warmUp(ctx, credentials); err != nil {
-		return err
-	}
+	in := p.install(p.site(p.dir, primary(p.server), credentials), 2)
+	floor := p.newFloor("floor", slices.Repeat([]*pgserver.Server{p.server}, most)...)
 	for _, strategy := range strategies {
-		progress("counting %d rotations, %s", r.options.counted, strategy)
-		c, err := count(ctx, l.request, l.streams, behind, "counted-"+strategy, strategy, r.options.counted)
-		if err != nil {
-			return err
-		}
-		r.counted = append(r.counted, c)
+		progress("counting %d rotations, %s", p.options.counted, strategy)
+		p.report.counted = append(p.report.counted, in.count(p, tap, "counted-"+strategy, p.options.counted))
 	}
-	return r.measure(ctx, l)
-}
-
-// warmUp adopts every credential and rotates it twice, so that both logins are
-// there and all sessions open.
-func (l lab) warmUp(ctx context.Context, credentials []site.Credential) error {
-	progress("adopting %d credentials, and rotating each twice", len(credentials))
-	var names []string
-	for _, c := range credentials {
-		names = append(names, c.Name)
-	}
-	return each(ctx, names, 8, func(ctx context.Context, credential string) error {
-		if err := l.request.adopt(ctx, credential); err != nil {
-			return err
-		}
-		for range 2 {
-			if _, err := l.request.rotate(ctx, credential); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// measure interleaves the floor's cells and Pawl's, so that the machine's drift
-// hits both.
-func (r *report) measure(ctx context.Context, l lab) (err error) {
-	r.rounds, r.where = map[int][]round{}, map[int]map[string]breakdown{}
-	for i := range r.options.rounds {
-		for _, k := range atOnce {
-			one := round{pawl: map[string]cell{}}
-			r.where[k] = map[string]breakdown{} // of the last round
-			if one.floor, err = l.closedLoop(ctx, k, r.options.cell, l.floor.once); err != nil {
-				return err
-			}
-			show(i, k, "floor", one.floor)
-			for _, strategy := range strategies {
-				c, done, err := l.cell(ctx, k, r.options.cell, strategy)
-				if err != nil {
-					return err
-				}
-				one.pawl[strategy] = c
-				show(i, k, strategy, c)
-				_, _, behind, err := l.streams.backlog(ctx)
-				if err != nil {
-					return err
-				}
-				r.auditBehind = max(r.auditBehind, behind)
-				if r.where[k][strategy], err = breakDown(ctx, l.request, done); err != nil {
-					return err
-				}
-				if _, err := l.streams.settle(ctx); err != nil {
-					return err
-				}
-			}
-			r.rounds[k] = append(r.rounds[k], one)
+	var subjects []subject
+	for _, k := range atOnce {
+		subjects = append(subjects, subject{floorName(k), in.processes, k, floor.once, nil})
+		for _, strategy := range strategies {
+			subjects = append(subjects, p.ofStrategy(in, k, strategy))
 		}
 	}
-	return nil
+	p.where = map[string]breakdown{}
+	p.interleave(subjects...)
 }
 
-func (l lab) cell(ctx context.Context, k int, duration time.Duration, strategy string) (cell, []rotation, error) {
+// ofStrategy rotates k credentials over and over, and breaks the time of the last
+// round down.
+func (p *part) ofStrategy(in *installation, k int, strategy string) subject {
 	var mu sync.Mutex
 	var done []rotation
-	c, err := l.closedLoop(ctx, k, duration, func(ctx context.Context, worker int) (time.Duration, error) {
-		one, err := l.request.rotate(ctx, credentialName(strategy, worker))
+	return subject{pawlName(k, strategy), in.processes, k, func(ctx context.Context, worker int) (time.Duration, error) {
+		one, err := in.rotate(ctx, credentialName(strategy, worker))
 		mu.Lock()
 		defer mu.Unlock()
 		done = append(done, one)
 		return one.took, err
-	})
-	return c, done, err
+	}, func() {
+		_, _, behind, err := in.streams.backlog(p)
+		check(err)
+		p.auditBehind = max(p.auditBehind, behind)
+		p.where[pawlName(k, strategy)] = breakDown(p, in.requester, done)
+		done = nil
+		must(in.streams.settle(p))
+	}}
 }
 
-func show(i, k int, what string, c cell) {
-	progress("round %d, %2d at once, %-11s %6.1f per second, p50 %.1f ms, p99 %.1f ms, CPU ms each: PostgreSQL %.1f, pawl %.1f, bench %.1f",
-		i+1, k, what, c.perSecond, c.quantile(.5), c.quantile(.99), c.each(c.cpu.postgres), c.each(c.cpu.pawl), c.each(c.cpu.bench))
-}
-
+func floorName(k int) string                       { return fmt.Sprintf("floor, %d at once", k) }
+func pawlName(k int, strategy string) string       { return fmt.Sprintf("%s, %d at once", strategy, k) }
 func credentialName(strategy string, i int) string { return fmt.Sprintf("%s-%02d", strategy, i+1) }
+
+// speedRows are those of the main table.
+func (r *report) speedRows() (rows []string) {
+	for _, k := range atOnce {
+		floor := floorName(k)
+		rows = append(rows, fmt.Sprintf("| %d | floor | %.1f | %.1f | %.1f | | | %s |", k, r.median(floor, perSecond), r.median(floor, p50), r.median(floor, p99), r.cpuCells(floor)))
+		for _, strategy := range strategies {
+			pawl := pawlName(k, strategy)
+			rows = append(rows, fmt.Sprintf("| %d | Pawl, %s | %.1f | %.1f | %.1f | %.1f | %+.1f | %s |", k, strategy,
+				r.median(pawl, perSecond), r.median(pawl, p50), r.median(pawl, p99), r.slower(k, strategy), r.beyond(k, strategy), r.cpuCells(pawl)))
+		}
+	}
+	return rows
+}
+
+func (r *report) cpuCells(name string) string {
+	return fmt.Sprintf("%.1f | %.1f | %.1f", r.median(name, postgresCPU), r.median(name, pawlCPU), r.median(name, benchCPU))
+}
+
+// slower is the floor's throughput as a multiple of Pawl's, in the same round.
+func (r *report) slower(k int, strategy string) float64 {
+	return r.beside(floorName(k), pawlName(k, strategy), func(floor, pawl cell) float64 { return floor.perSecond / pawl.perSecond })
+}
+
+// beyond is by how many milliseconds Pawl's p50 exceeds the floor's, in the same round.
+func (r *report) beyond(k int, strategy string) float64 {
+	return r.beside(floorName(k), pawlName(k, strategy), func(floor, pawl cell) float64 { return p50(pawl) - p50(floor) })
+}
+
+// aim says, for each strategy, whether it is within the aims.
+func (r *report) aim() (lines []string) {
+	most := atOnce[len(atOnce)-1]
+	for _, strategy := range strategies {
+		lines = append(lines, fmt.Sprintf("%s: floor ÷ Pawl at %d is %.1f (aim: at most 2: %s); p50 at 1 is %+.1f ms from the floor's (aim: at most +25: %s).",
+			strategy, most, r.slower(most, strategy), met(r.slower(most, strategy) <= 2), r.beyond(1, strategy), met(r.beyond(1, strategy) <= 25)))
+	}
+	return lines
+}
+
+func met(is bool) string {
+	if is {
+		return "met"
+	}
+	return "**not met**"
+}

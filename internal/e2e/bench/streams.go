@@ -6,17 +6,11 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
-	"pawl.dev/internal/e2e/site"
 	"pawl.dev/internal/saga"
 )
 
 // streams looks at all streams and consumers, as only the provisioner may.
 type streams struct{ *bus.Bus }
-
-func newStreams(s *site.Site) (streams, error) {
-	b, err := s.Connect(bus.Provisioner)
-	return streams{b}, err
-}
 
 // stored returns, by stream, how many messages were ever stored in it.
 func (s streams) stored(ctx context.Context) (map[string]uint64, error) {

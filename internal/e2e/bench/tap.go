@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"net"
+	"maps"
 	"regexp"
 	"strings"
 	"sync"
@@ -14,84 +14,42 @@ import (
 // server's log and statistics cannot tell: Pawl keeps its own transactions out
 // of both.
 type tap struct {
-	port     uint16
-	listener net.Listener
-	target   string
-	wait     sync.WaitGroup
-
+	*proxy
 	mu    sync.Mutex
 	count asked
-	conns []net.Conn
 }
 
-// asked is what was asked of PostgreSQL.
-type asked struct {
-	passwords   int // ALTER ROLE … PASSWORD with a verifier
-	otherAlters int
-	creates     int
-	logins      int // as the credential
-	sessions    int // opened as the admin, and kept
-	commits     int
-	statements  int
-	roundTrips  int
-}
+// Rows of what was asked of PostgreSQL.
+const (
+	passwordsRow   = "ALTER ROLE … PASSWORD with a verifier"
+	otherAltersRow = "other ALTER ROLE"
+	createsRow     = "CREATE ROLE"
+	loginsRow      = "logins as the credential"
+	sessionsRow    = "sessions opened as admin or observer"
+	commitsRow     = "explicit transactions committed"
+	statementsRow  = "SQL statements"
+	roundTripsRow  = "round trips to PostgreSQL, logins' own left out"
+)
 
-func newTap(target string) (*tap, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	t := &tap{port: uint16(l.Addr().(*net.TCPAddr).Port), listener: l, target: target}
-	t.wait.Go(t.accept)
-	return t, nil
+var askedRows = []string{passwordsRow, otherAltersRow, createsRow, loginsRow, sessionsRow, commitsRow, statementsRow, roundTripsRow}
+
+// asked is what was asked of PostgreSQL, by row.
+type asked map[string]int
+
+func newTap(target string) (t *tap, err error) {
+	t = &tap{count: asked{}}
+	t.proxy, err = newProxy(target, t.forward, func(to io.Writer, from io.Reader) error { _, err := io.Copy(to, from); return err })
+	return t, err
 }
 
 func (t *tap) asked() asked {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.count
-}
-
-// close breaks all connections and waits for them to end.
-func (t *tap) close() error {
-	err := t.listener.Close()
-	t.mu.Lock()
-	for _, conn := range t.conns {
-		conn.Close()
-	}
-	t.mu.Unlock()
-	t.wait.Wait()
-	return err
-}
-
-func (t *tap) accept() {
-	for {
-		client, err := t.listener.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial("tcp", t.target)
-		if err != nil {
-			client.Close()
-			continue
-		}
-		t.mu.Lock()
-		t.conns = append(t.conns, client, server)
-		t.mu.Unlock()
-		carry := func(work func() error) {
-			t.wait.Go(func() {
-				_ = work() // however it ended, the connection has
-				client.Close()
-				server.Close()
-			})
-		}
-		carry(func() error { return t.forward(client, server) })
-		carry(func() error { _, err := io.Copy(client, server); return err })
-	}
+	return maps.Clone(t.count)
 }
 
 // forward carries the client's messages, of which the first has no type.
-func (t *tap) forward(client io.Reader, server io.Writer) error {
+func (t *tap) forward(server io.Writer, client io.Reader) error {
 	for kindSize := 0; ; kindSize = 1 {
 		message, err := readMessage(client, kindSize)
 		if err != nil {
@@ -126,15 +84,15 @@ func readMessage(r io.Reader, kindSize int) ([]byte, error) {
 }
 
 // login counts a start-up message: pairs of a parameter and its value.
-func (a *asked) login(parameters string) {
+func (a asked) login(parameters string) {
 	pairs := strings.Split(parameters, "\x00")
 	for i := 0; i+1 < len(pairs); i += 2 {
 		switch {
 		case pairs[i] != "user":
 		case pairs[i+1] == "postgres":
-			a.sessions++
+			a[sessionsRow]++
 		default:
-			a.logins++
+			a[loginsRow]++
 		}
 	}
 }
@@ -145,9 +103,9 @@ var (
 )
 
 // message counts Query ('Q', text), Parse ('P', name, text) and Sync ('S').
-func (a *asked) message(kind byte, body string) {
+func (a asked) message(kind byte, body string) {
 	if kind == 'Q' || kind == 'S' {
-		a.roundTrips++
+		a[roundTripsRow]++
 	}
 	if kind == 'P' {
 		_, body, _ = strings.Cut(body, "\x00")
@@ -155,15 +113,15 @@ func (a *asked) message(kind byte, body string) {
 	if kind != 'Q' && kind != 'P' {
 		return
 	}
-	a.statements++
+	a[statementsRow]++
 	switch {
 	case alters.MatchString(body) && sets.MatchString(body):
-		a.passwords++
+		a[passwordsRow]++
 	case alters.MatchString(body):
-		a.otherAlters++
+		a[otherAltersRow]++
 	case strings.HasPrefix(body, "CREATE ROLE"):
-		a.creates++
+		a[createsRow]++
 	case strings.HasPrefix(body, "COMMIT"):
-		a.commits++
+		a[commitsRow]++
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,8 +17,6 @@ import (
 	"syscall"
 	"text/template"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"pawl.dev/cmd/pawl/embedded"
 	"pawl.dev/internal/bus"
@@ -41,74 +40,48 @@ type town struct {
 const townClusters = 10
 
 // newTown has every credential adopted but the probes.
-func newTown(ctx context.Context, dir string, n int) (t *town, err error) {
-	t = &town{dir: dir, file: filepath.Join(dir, "pawl.yaml"), n: n}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
+func (p *part) newTown(dir string, n int) *town {
+	t := &town{dir: dir, file: filepath.Join(dir, "pawl.yaml"), n: n}
+	check(os.MkdirAll(dir, 0o700))
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	t.port = l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		return nil, err
-	}
-	if err := t.configure(0, 200, 200); err != nil { // the probes come due together, and none is to wait
-		return nil, err
-	}
-	if _, err := embedded.CreateKeys(t.inventory); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, t.close())
-		}
-	}()
-	if t.nats, err = embedded.Start(ctx, embedded.Options{Inventory: t.inventory, Log: slog.New(slog.DiscardHandler)}); err != nil {
-		return t, err
-	}
-	if t.streams.Bus, err = t.connect(bus.Provisioner); err != nil {
-		return t, err
-	}
-	if t.played, err = play(ctx, t); err != nil {
-		return t, err
-	}
+	check(l.Close())
+	t.configure(0, 200, 200) // the probes come due together, and none is to wait
+	must(embedded.CreateKeys(t.inventory))
+	t.nats = must(embedded.Start(p, embedded.Options{Inventory: t.inventory, Log: slog.New(slog.DiscardHandler)}))
+	p.later(func() error { t.nats.Stop(); return nil })
+	t.streams.Bus = must(t.connect(bus.Provisioner))
+	p.later(func() error { t.streams.NATS.Close(); return nil })
+	t.played = p.play(t)
+	p.later(t.stopScheduler)
 	for some := range slices.Chunk(t.names(false), 200) {
-		if err := t.played.adopt(ctx, some); err != nil {
-			return t, err
-		}
+		check(t.played.adopt(p, some))
 	}
-	return t, nil
+	return t
 }
 
 // configure writes and reads pawl.yaml. Its first credentials are the probes;
 // overdue of the others have to be turned every minute.
-func (t *town) configure(overdue, perCluster, inAll int) (err error) {
+func (t *town) configure(overdue, perCluster, inAll int) {
 	type credential struct{ Name, Cluster, Every string }
 	var all []credential
 	for i := range t.n {
 		c := credential{fmt.Sprintf("c-%05d", i), fmt.Sprintf("k-%d", i%townClusters), "365d"}
 		switch {
 		case i < probes:
-			c.Name, c.Every = fmt.Sprintf("probe-%05d", i), "1m"
+			c.Name = fmt.Sprintf("probe-%05d", i)
+			if overdue == 0 { // else they have served
+				c.Every = "1m"
+			}
 		case i >= t.n-overdue:
 			c.Every = "1m"
-		}
-		if i < probes && overdue > 0 {
-			c.Every = "365d" // they have served
 		}
 		all = append(all, c)
 	}
 	var text bytes.Buffer
-	if err := townYAML.Execute(&text, map[string]any{"Port": t.port, "PerCluster": perCluster, "InAll": inAll, "Clusters": townClusters, "All": all}); err != nil {
-		return err
-	}
-	if err := os.WriteFile(t.file, text.Bytes(), 0o600); err != nil {
-		return err
-	}
-	t.inventory, err = inventory.Load(t.file)
-	return err
+	check(townYAML.Execute(&text, map[string]any{"Port": t.port, "PerCluster": perCluster, "InAll": inAll, "Clusters": townClusters, "All": all}))
+	check(os.WriteFile(t.file, text.Bytes(), 0o600))
+	t.inventory = must(inventory.Load(t.file))
 }
 
 // names of the probes, or of the others.
@@ -122,35 +95,26 @@ func (t *town) names(ofProbes bool) (names []string) {
 }
 
 // start starts the scheduler.
-func (t *town) start(binary string) (err error) {
-	if t.log, err = os.Create(filepath.Join(t.dir, "scheduler.log")); err != nil {
-		return err
-	}
+func (t *town) start(binary string) {
+	t.log = must(os.Create(filepath.Join(t.dir, "scheduler.log")))
 	t.scheduler = exec.Command(binary, "-c", t.file)
 	t.scheduler.Stdout, t.scheduler.Stderr = t.log, t.log
 	t.scheduler.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return t.scheduler.Start()
+	check(t.scheduler.Start())
 }
 
 // untilArmed waits until every credential that was adopted has its timer.
-func (t *town) untilArmed(ctx context.Context) error {
+func (t *town) untilArmed(ctx context.Context) {
 	const patience = 5 * time.Minute // each timer is a synced write, and the disk may be busy
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		stream, err := t.streams.JetStream.Stream(ctx, bus.StreamTimer)
-		if err != nil {
-			return err
-		}
-		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(bus.ArmSubject("due", "*")))
-		if err != nil {
-			return err
-		}
-		if len(info.State.Subjects) == t.n-probes {
-			return nil
+		armed := must(t.streams.Stored(ctx, bus.StreamTimer, bus.ArmSubject("due", "*")))
+		if len(armed) == t.n-probes {
+			return
 		}
 		if err := waitUntil(ctx, time.Now().Add(200*time.Millisecond)); err != nil {
-			return fmt.Errorf("%d of %d credentials have a timer after %v: %w", len(info.State.Subjects), t.n-probes, patience, err)
+			check(fmt.Errorf("%d of %d credentials have a timer after %v: %w", len(armed), t.n-probes, patience, err))
 		}
 	}
 }
@@ -159,18 +123,15 @@ func (t *town) stopScheduler() error {
 	if t.scheduler == nil {
 		return nil
 	}
-	if err := t.scheduler.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	err := t.scheduler.Wait()
+	stopping := t.scheduler
 	t.scheduler = nil
-	return errors.Join(err, t.log.Close())
+	return errors.Join(stopping.Process.Signal(syscall.SIGTERM), stopping.Wait(), t.log.Close())
 }
 
 // warnings counts what the scheduler complained of.
-func (t *town) warnings() (n int, err error) {
-	text, err := os.ReadFile(t.log.Name())
-	return bytes.Count(text, []byte(`"level":"WARN"`)) + bytes.Count(text, []byte(`"level":"ERROR"`)), err
+func (t *town) warnings() int {
+	text := must(os.ReadFile(t.log.Name()))
+	return bytes.Count(text, []byte(`"level":"WARN"`)) + bytes.Count(text, []byte(`"level":"ERROR"`))
 }
 
 func (t *town) stored(ctx context.Context) (all uint64, err error) {
@@ -189,35 +150,7 @@ func (t *town) connect(user string) (*bus.Bus, error) {
 	return bus.Connect(bus.ConnectOptions{User: user, Seed: seed, Server: t.nats})
 }
 
-func (t *town) close() (err error) {
-	err = t.stopScheduler()
-	if t.played != nil {
-		t.played.close()
-	}
-	if t.streams.Bus != nil {
-		t.streams.NATS.Close()
-	}
-	if t.nats != nil {
-		t.nats.Stop()
-	}
-	return err
-}
+//go:embed town.yaml.tmpl
+var townText string
 
-var townYAML = template.Must(template.New("pawl.yaml").Parse(`
-nats: {listen: "127.0.0.1:{{.Port}}"}
-telemetry: {metrics: "127.0.0.1:0"}
-schedule: {per_cluster: {{.PerCluster}}, in_all: {{.InAll}}, jitter: 50%}
-environments:
-  test: {rotate_every: 365d, remind: 0s}
-clusters:
-{{- range .Clusters}}
-  k-{{.}}:
-    environment: test
-    admin: {user: postgres, password_file: admin.password, sslmode: disable}
-    nodes: {primary: {host: 127.0.0.1, port: 1}}
-{{- end}}
-credentials:
-{{- range .All}}
-  {{.Name}}: {cluster: {{.Cluster}}, database: postgres, role: {{.Name}}, strategy: in-place, rotate_every: {{.Every}}, publish: [{dotenv: {path: "{{.Name}}/.env", password: DB_PASSWORD}}]}
-{{- end}}
-`))
+var townYAML = template.Must(template.New("pawl.yaml").Parse(townText))
