@@ -47,6 +47,50 @@ func (l Log) Find(e saga.Event) *Record {
 	return &l.Records[i]
 }
 
+// Empty reports whether the credential has no rotation.
+func (l Log) Empty() bool { return len(l.Records) == 0 }
+
+// Body returns what the event of that type says; nil without one, which says nothing.
+func (l Log) Body(e saga.Event) *pawlv1.Event {
+	if r := l.Find(e); r != nil {
+		return r.Body
+	}
+	return nil
+}
+
+// first is the event with which the log begins; of an empty one, none.
+func (l Log) first() (r Record) {
+	if !l.Empty() {
+		r = l.Records[0]
+	}
+	return r
+}
+
+// Requested is what began the rotation; nil if there is none.
+func (l Log) Requested() *pawlv1.Requested { return l.first().Body.GetRequested() }
+
+// Began is when that was stored.
+func (l Log) Began() time.Time { return l.first().At }
+
+// Staged is the credential that the rotation staged or adopted; nil before either.
+func (l Log) Staged() *pawlv1.Staged {
+	if staged := l.Body(saga.Staged); staged != nil {
+		return staged.GetStaged()
+	}
+	return l.Body(saga.Adopted).GetStaged()
+}
+
+// Contained is what an emergency or a lock has refused; nil before.
+func (l Log) Contained() *pawlv1.Contained { return l.Body(saga.Contained).GetContained() }
+
+// Group are the credentials that rotate together, by this log: often it is alone.
+func (l Log) Group() []string {
+	if group := l.Requested().GetGroup(); len(group) > 0 {
+		return group
+	}
+	return []string{l.Credential}
+}
+
 // Fence is the counter of the databases' fences that the log knows of: that of its
 // rotation, or a greater one that was found there, by an adoption or by an emergency.
 func (l Log) Fence() (counter uint64) {

@@ -23,6 +23,7 @@ import (
 	"pawl.dev/internal/clock"
 	"pawl.dev/internal/fault"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/schedule"
 	"pawl.dev/internal/service"
@@ -344,7 +345,7 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 		if q.emergency {
 			bus.MarkUrgent(header)
 		}
-		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: header, LastSeq: m.log.LastSeq()})
+		parts = append(parts, bus.Part{Credential: m.Name, Body: event, Header: header, LastSeq: m.newest.LastSeq()})
 	}
 	fault.Point(q.credential, beginPoint+".before")
 	if err := c.d.Bus.AppendAll(ctx, q.rotation, saga.Requested, parts); err != nil {
@@ -359,56 +360,49 @@ func (c *Clerk) begin(ctx context.Context, q *request, members []*member) error 
 
 // prepare builds the requested event from the newest rotation, or the refusal. One
 // that is held after a restore ends where an adoption begins.
-func prepare(q *request, known *inventory.Credential, log bus.Log, held bool, at *clock.Clock) (*pawlv1.Requested, *pawlv1.Answer, error) {
-	begin := newRequested(q, known)
+func prepare(q *request, known *inventory.Credential, newest rotation.Rotation, held bool, at *clock.Clock) (begin *pawlv1.Requested, refusal *pawlv1.Answer) {
+	begin = newRequested(q, known)
 	adopting := q.body.GetAction() == pawlv1.Action_ACTION_ADOPT
 	if adopting {
 		begin.Flow = saga.Newest(saga.Adopt)
 	}
-	if len(log.Records) == 0 {
+	if newest.Empty() {
 		return first(begin, known)
 	}
-	state, err := log.Fold()
-	if err != nil {
-		return nil, nil, err
+	if newest.Open() && !(held && adopting) {
+		refusal := rejected(fmt.Sprintf("rotation %s of %s is still running: it is at %q since %s", newest.Rotation, known.Name, newest.Next().Name, newest.Last.At.Format(time.RFC3339)))
+		refusal.Rotation = newest.Rotation
+		return nil, refusal
 	}
-	if state.Open() && !(held && adopting) {
-		refusal := rejected(fmt.Sprintf("rotation %s of %s is still running: it is at %q since %s", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)))
-		refusal.Rotation = log.Rotation
-		return nil, refusal, nil
-	}
-	now := follow(begin, log, state)
-	if state.Open() {
-		begin.Supersedes = log.Rotation
-	}
+	now := follow(begin, newest)
 	switch {
-	case state.Flow.Locks && !held:
-		return nil, rejected(locked(known.Name, log)), nil
+	case newest.Flow.Locks && !held:
+		return nil, rejected(locked(newest))
 	case now.Rotation == "" && !(held && adopting):
 		return first(begin, known)
 	case adopting:
 	case q.body.GetAction() == pawlv1.Action_ACTION_ROLLBACK:
-		if refusal := rollbackOf(begin, log, state, at); refusal != "" {
-			return nil, rejected(refusal), nil
+		if refusal := rollbackOf(begin, newest, at); refusal != "" {
+			return nil, rejected(refusal)
 		}
 	}
-	return begin, nil, nil
+	return begin, nil
 }
 
 // first is prepare for a credential that Pawl has never had: nothing begins but its
 // adoption. Who looks inside its database must be named then: what was adopted before
 // goes on without.
-func first(begin *pawlv1.Requested, known *inventory.Credential) (*pawlv1.Requested, *pawlv1.Answer, error) {
+func first(begin *pawlv1.Requested, known *inventory.Credential) (*pawlv1.Requested, *pawlv1.Answer) {
 	unobserved := known.Unobserved()
 	switch adopting := begin.GetAction() == pawlv1.Action_ACTION_ADOPT; {
 	case adopting && unobserved == "":
-		return begin, nil, nil
+		return begin, nil
 	case adopting:
-		return nil, rejected(unobserved), nil
+		return nil, rejected(unobserved)
 	case unobserved != "":
 		unobserved = "; before that, " + unobserved
 	}
-	return nil, rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password%s", known.Name, known.Name, unobserved)), nil
+	return nil, rejected(fmt.Sprintf("%s is not adopted: run `pawl adopt %s` first, so that Pawl knows the present password%s", known.Name, known.Name, unobserved))
 }
 
 // newRequested begins with what the request and the configuration say.
@@ -420,11 +414,15 @@ func newRequested(q *request, known *inventory.Credential) *pawlv1.Requested {
 	}
 }
 
-// follow makes begin the successor of the newest rotation.
-func follow(begin *pawlv1.Requested, log bus.Log, state saga.State) bus.Current {
-	now := bus.CurrentOf(log, state)
+// follow makes begin the successor of the newest rotation, which ends with it if it is
+// open.
+func follow(begin *pawlv1.Requested, newest rotation.Rotation) rotation.Current {
+	now := newest.Current()
 	begin.Basis, begin.BasisUser, begin.BasisGeneration = now.Rotation, now.User, now.Generation
-	begin.Generation = log.Fence() + 1
+	begin.Generation = newest.Fence() + 1
+	if newest.Open() {
+		begin.Supersedes = newest.Rotation
+	}
 	return now
 }
 
@@ -432,24 +430,24 @@ func follow(begin *pawlv1.Requested, log bus.Log, state saga.State) bus.Current 
 var stolen = regexp.MustCompile(`(?i)compromis|leak|stole|steal|theft|breach|expos|disclos|intru`)
 
 // rollbackOf turns begin into the rollback of the newest rotation.
-func rollbackOf(begin *pawlv1.Requested, log bus.Log, state saga.State, now *clock.Clock) (refusal string) {
-	before := log.Records[0].Body.GetRequested()
-	ended, _ := state.Ended()
-	_, erased := state.Has(saga.Erased)
+func rollbackOf(begin *pawlv1.Requested, newest rotation.Rotation, now *clock.Clock) (refusal string) {
+	before := newest.Requested()
+	ended, _ := newest.Ended()
+	_, erased := newest.Has(saga.Erased)
 	const margin = 2 * time.Second // the db-rotator may be about to erase, by a clock that differs a little
 	switch {
 	case ended.Event != saga.Completed || before.GetAction() != pawlv1.Action_ACTION_ROTATE:
-		return fmt.Sprintf("nothing to roll back: the newest rotation, %s, was no completed rotation (%s, %s)", log.Rotation, state.Flow.Name, ended.Event)
+		return fmt.Sprintf("nothing to roll back: the newest rotation, %s, was no completed rotation (%s, %s)", newest.Rotation, newest.Flow.Name, ended.Event)
 	case erased || before.GetKeep().AsDuration()-now.Since(ended.At) < margin:
 		return fmt.Sprintf("the predecessor is no longer kept: `keep` of %v ended at %s", before.GetKeep().AsDuration(), ended.At.Add(before.GetKeep().AsDuration()).Format(time.RFC3339))
 	case stolen.MatchString(before.GetReason()):
-		return fmt.Sprintf("rotation %s was asked for because %q: its predecessor may be stolen. Fix: `pawl rotate` again; or put a password of your own in the sink and the database, and `pawl adopt`", log.Rotation, before.GetReason())
+		return fmt.Sprintf("rotation %s was asked for because %q: its predecessor may be stolen. Fix: `pawl rotate` again; or put a password of your own in the sink and the database, and `pawl adopt`", newest.Rotation, before.GetReason())
 	case before.GetBasis() == "":
-		return fmt.Sprintf("rotation %s had no predecessor", log.Rotation)
+		return fmt.Sprintf("rotation %s had no predecessor", newest.Rotation)
 	}
 	begin.Restores, begin.RestoresUser = before.GetBasis(), before.GetBasisUser()
 	begin.Flow = saga.Newest(saga.RollbackAlternating)
-	if state.Flow.Logins == saga.One {
+	if newest.Flow.Logins == saga.One {
 		begin.Flow = saga.Newest(saga.RollbackInPlace)
 	}
 	return ""

@@ -144,7 +144,7 @@ func TestReplicaThatWakesUpLateRejectsNothingThatHasBegun(t *testing.T) {
 	o.refuses(saga.Verifier, "c", "primary", "is down")
 	o.meanwhile = func() {
 		begin := &pawlv1.Event{Detail: &pawlv1.Event_Requested{Requested: &pawlv1.Requested{Action: pawlv1.Action_ACTION_ROTATE, Flow: saga.Alternating, Generation: 2, Role: "c"}}}
-		if _, err := o.scheduler.Append(t.Context(), "c", "r-1", saga.Requested, begin, nil, members[0].log.LastSeq()); err != nil {
+		if _, err := o.scheduler.Append(t.Context(), "c", "r-1", saga.Requested, begin, nil, members[0].newest.LastSeq()); err != nil {
 			t.Error(err)
 		}
 	}

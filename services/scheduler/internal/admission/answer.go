@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/telemetry"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -35,29 +36,24 @@ func accepted(rotation string) *pawlv1.Answer {
 
 // resume wakes the owner of the step that is due.
 func (c *Clerk) resume(ctx context.Context, q *request) (*pawlv1.Answer, time.Duration, error) {
-	log, err := c.d.Bus.ReadNewest(ctx, q.credential)
-	if err != nil {
+	newest, err := rotation.Of(c.d.Bus.ReadNewest(ctx, q.credential))
+	switch {
+	case err != nil:
 		return nil, 0, err
-	}
-	if len(log.Records) == 0 {
+	case newest.Empty():
 		return rejected("nothing to resume: " + q.credential + " never had a rotation"), 0, nil
+	case !newest.Open():
+		return rejected("nothing to resume: rotation " + newest.Rotation + " has ended"), 0, nil
 	}
-	state, err := log.Fold()
-	if err != nil {
-		return nil, 0, err
-	}
-	step := state.Next()
-	if step == nil || !state.Open() {
-		return rejected("nothing to resume: rotation " + log.Rotation + " has ended"), 0, nil
-	}
-	wake := &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq(), Cause: "resumed"}
+	step := newest.Next()
+	wake := &pawlv1.Wake{Rotation: newest.Rotation, Sequence: newest.LastSeq(), Cause: "resumed"}
 	header := telemetry.Inject(ctx)
-	log.PassUrgency(header)
+	newest.PassUrgency(header)
 	if err := c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, q.credential), wake, header); err != nil {
 		return nil, 0, err
 	}
-	c.d.Note(ctx, &pawlv1.Note{Kind: "resumed", Credential: q.credential, Rotation: log.Rotation, Step: step.Name, Actor: q.body.GetRequestedBy(), Text: q.body.GetReason()})
-	answer := accepted(log.Rotation)
+	c.d.Note(ctx, &pawlv1.Note{Kind: "resumed", Credential: q.credential, Rotation: newest.Rotation, Step: step.Name, Actor: q.body.GetRequestedBy(), Text: q.body.GetReason()})
+	answer := accepted(newest.Rotation)
 	answer.Reason = fmt.Sprintf("%s tries %q now", step.Owner, step.Name)
 	return answer, 0, nil
 }

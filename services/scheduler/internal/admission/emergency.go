@@ -11,6 +11,7 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
@@ -34,21 +35,19 @@ func (c *Clerk) emergency(ctx context.Context, q *request) (*pawlv1.Answer, time
 		return rejected(lockedOut(known.Name)), 0, nil
 	}
 	m := &member{Credential: known}
-	if m.log, err = c.d.Bus.ReadNewest(ctx, known.Name); err != nil {
-		return nil, 0, err
-	}
-	if m.log.Rotation == q.rotation { // another scheduler has just begun it
+	m.newest, err = rotation.Of(c.d.Bus.ReadNewest(ctx, known.Name))
+	if m.newest.Rotation == q.rotation { // another scheduler has just begun it
 		return accepted(q.rotation), 0, nil
 	}
-	why, err := c.held(ctx, m.log)
-	held := why != "" || err != nil // an emergency does not wait for what it can do without
-	refusal := ""
-	if m.begin, refusal, err = supersede(q, known, m.log, held); err != nil {
+	if err != nil {
 		return nil, 0, err
 	}
-	if refusal != "" {
+	why, err := c.held(ctx, m.newest.Log)
+	held := why != "" || err != nil // an emergency does not wait for what it can do without
+	refusal := ""
+	if m.begin, refusal = supersede(q, known, m.newest, held); refusal != "" {
 		answer := rejected(refusal)
-		answer.Rotation = m.log.Rotation
+		answer.Rotation = m.newest.Rotation
 		return answer, 0, nil
 	}
 	err = c.begin(ctx, q, []*member{m})
@@ -111,71 +110,60 @@ func (c *Clerk) beginOne(ctx context.Context, q *request) (*pawlv1.Answer, error
 // open or not, or says what is in the way. A log that is held after a restore is
 // not believed: neither that an emergency is under way, nor that a login has had
 // no password for long.
-func supersede(q *request, known *inventory.Credential, log bus.Log, held bool) (begin *pawlv1.Requested, refusal string, err error) {
+func supersede(q *request, known *inventory.Credential, newest rotation.Rotation, held bool) (begin *pawlv1.Requested, refusal string) {
 	begin = newRequested(q, known)
 	begin.Flow, begin.BasisUser = saga.Newest(saga.Emergency), known.Role
 	locks, unlocks := begin.Action == pawlv1.Action_ACTION_LOCK, begin.Action == pawlv1.Action_ACTION_UNLOCK
 	if locks {
 		begin.Flow = saga.Newest(saga.Lock)
 	}
-	if len(log.Records) == 0 { // never adopted: it can be stolen all the same
-		if unlocks {
-			return nil, known.Name + " is not locked", nil
-		}
-		return begin, "", nil
-	}
-	state, err := log.Fold()
-	if err != nil {
-		return nil, "", err
-	}
-	switch isLock := state.Flow.Locks; {
-	case isLock && !unlocks && !held:
-		return nil, locked(known.Name, log), nil
+	switch isLock := newest.Flow.Locks; {
 	case unlocks && !isLock:
-		return nil, known.Name + " is not locked", nil
-	case unlocks && state.Open() && !held:
-		return nil, fmt.Sprintf("lock %s of %s is still under way: it is at %q", log.Rotation, known.Name, state.Next().Name), nil
-	case state.Flow.Urgent && state.Open() && !locks && !held && !undone(q, state):
-		return nil, fmt.Sprintf("emergency %s of %s is under way already: it is at %q since %s; if it does not get on, or its new password is stolen, too: `pawl lock %[2]s`, and then `pawl unlock %[2]s`", log.Rotation, known.Name, state.Next().Name, state.Last.At.Format(time.RFC3339)), nil
+		return nil, known.Name + " is not locked"
+	case newest.Empty(): // never adopted: it can be stolen all the same
+		return begin, ""
+	case isLock && !unlocks && !held:
+		return nil, locked(newest)
+	case unlocks && newest.Open() && !held:
+		return nil, fmt.Sprintf("lock %s of %s is still under way: it is at %q", newest.Rotation, known.Name, newest.Next().Name)
+	case newest.Flow.Urgent && newest.Open() && !locks && !held && !undone(q, newest):
+		return nil, fmt.Sprintf("emergency %s of %s is under way already: it is at %q since %s; if it does not get on, or its new password is stolen, too: `pawl lock %[2]s`, and then `pawl unlock %[2]s`", newest.Rotation, known.Name, newest.Next().Name, newest.Last.At.Format(time.RFC3339))
 	}
-	if now := follow(begin, log, state); now.User == "" {
+	if now := follow(begin, newest); now.User == "" {
 		begin.BasisUser = known.Role
 	}
-	if state.Open() {
-		begin.Supersedes = log.Rotation
-	}
-	if since, bare := bareSince(state); bare && !held {
+	if since, bare := bareSince(newest); bare && !held {
 		begin.BareSince = timestamppb.New(since)
 	}
-	return begin, "", nil
+	return begin, ""
 }
 
 // undone reports whether somebody has broken the glass once the emergency that is
 // under way had contained: what it has issued since may be taken away.
-func undone(q *request, state saga.State) bool {
-	_, contained := state.Has(saga.Contained)
+func undone(q *request, newest rotation.Rotation) bool {
+	_, contained := newest.Has(saga.Contained)
 	return contained && q.body.GetGlassBroken()
 }
 
 // bareSince is since when the login that is not in use has had no password, if by
 // the log it has none. The database is asked, too.
-func bareSince(state saga.State) (since time.Time, bare bool) {
+func bareSince(newest rotation.Rotation) (since time.Time, bare bool) {
 	for _, e := range []saga.Event{saga.Erased, saga.Contained} {
-		if at, ok := state.Has(e); ok && !state.Open() {
+		if at, ok := newest.Has(e); ok && !newest.Open() {
 			return at.At, true
 		}
 	}
-	if ended, ok := state.Ended(); ok && state.Flow.Adopts && ended.Event == saga.Completed {
+	if ended, ok := newest.Ended(); ok && newest.Flow.Adopts && ended.Event == saga.Completed {
 		return ended.At, true
 	}
 	return time.Time{}, false
 }
 
-func locked(credential string, log bus.Log) string {
-	begin := log.Records[0].Body.GetRequested()
+func locked(by rotation.Rotation) string {
+	begin := by.Requested()
 	why := ""
 	if begin.GetReason() != "" {
 		why = fmt.Sprintf(" (%q)", begin.GetReason())
 	}
-	return fmt.Sprintf("%s is locked since %s by %s%s: `pawl unlock %s` brings it back on a new password", credential, log.Records[0].At.Format(time.RFC3339), begin.GetRequestedBy(), why, credential)
+	return fmt.Sprintf("%s is locked since %s by %s%s: `pawl unlock %s` brings it back on a new password", by.Credential, by.Began().Format(time.RFC3339), begin.GetRequestedBy(), why, by.Credential)
 }

@@ -11,6 +11,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/restored"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -19,8 +20,8 @@ import (
 // member is one credential of those that a request would turn together.
 type member struct {
 	*inventory.Credential
-	log   bus.Log           // of its newest rotation
-	begin *pawlv1.Requested // nil where it is refused
+	newest rotation.Rotation
+	begin  *pawlv1.Requested // nil where it is refused
 }
 
 func names(members []*member) []string {
@@ -76,20 +77,23 @@ func (c *Clerk) together(q *request) ([]*member, error) {
 // look reads the member's log, and prepares its requested event or says what is
 // in the way.
 func (c *Clerk) look(ctx context.Context, q *request, m *member) (refusal *pawlv1.Answer, err error) {
-	if m.log, err = c.d.Bus.ReadNewest(ctx, m.Name); err != nil {
+	log, err := c.d.Bus.ReadNewest(ctx, m.Name)
+	if err != nil {
 		return nil, err
 	}
-	if before, bound := q.follows[m.Name]; bound && before != m.log.Rotation {
+	if before, bound := q.follows[m.Name]; bound && before != log.Rotation {
 		return rejected(m.Name + " was turned meanwhile"), nil
 	}
-	held, err := c.held(ctx, m.log)
+	held, err := c.held(ctx, log)
 	if err != nil {
 		return nil, err
 	}
 	if held != "" && q.body.GetAction() != pawlv1.Action_ACTION_ADOPT {
 		return rejected(held), nil
 	}
-	m.begin, refusal, err = prepare(q, m.Credential, m.log, held != "", c.d.Clock)
+	if m.newest, err = rotation.Of(log, nil); err == nil {
+		m.begin, refusal = prepare(q, m.Credential, m.newest, held != "", c.d.Clock)
+	}
 	return refusal, err
 }
 

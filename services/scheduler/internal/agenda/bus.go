@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/schedule"
 	"pawl.dev/internal/service"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -184,23 +185,15 @@ func (w onBus) Ended(ctx context.Context, t *pawlv1.Turn, now time.Time) (bool, 
 	if err != nil {
 		return false, err
 	}
-	if len(log.Records) == 0 {
+	if log.Empty() {
 		return w.d.Clock.Since(t.GetBegun().AsTime()) > beginWithin, nil
 	}
-	members := log.Records[0].Body.GetRequested().GetGroup()
-	if len(members) == 0 {
-		members = []string{t.GetCredential()}
-	}
-	for _, name := range members {
+	for _, name := range log.Group() {
 		newest, err := w.d.Bus.ReadNewest(ctx, name)
-		if err != nil {
-			return false, err
-		}
-		if newest.Rotation != t.GetRotation() {
+		if err == nil && newest.Rotation != t.GetRotation() {
 			continue // superseded, or followed by another
 		}
-		state, err := newest.Fold()
-		if err != nil || state.Open() {
+		if r, err := rotation.Of(newest, err); err != nil || r.Open() {
 			return false, err
 		}
 	}

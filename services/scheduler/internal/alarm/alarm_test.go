@@ -190,18 +190,18 @@ func TestFailedLoginsOfARotationBeginNoEmergency(t *testing.T) {
 	early := p.alert("FailedLogins", "c1_b") // before anything began
 	p.begin("c1", "r-1", saga.Alternating)
 	for more := true; more; {
-		p.held("logins", p.alert("FailedLogins", "c1"), rotation, "r-1")
+		p.held("logins", p.alert("FailedLogins", "c1"), rotating, "r-1")
 		late := p.alert("FailedLogins", "c1_b") // told when more has happened
 		more = p.step("c1") != ""
-		p.held("logins", late, rotation, "r-1")
+		p.held("logins", late, rotating, "r-1")
 	}
-	p.held("logins", p.alert("FailedLogins", "c1_b"), rotation, "had ended only at")
+	p.held("logins", p.alert("FailedLogins", "c1_b"), rotating, "had ended only at")
 	late := p.alert("FailedLogins", "c1_b") // told in the time of the next one
 	p.begin("c1", "r-2", saga.Alternating)
-	p.held("logins", late, rotation, "r-1 had ended only at")
+	p.held("logins", late, rotating, "r-1 had ended only at")
 	p.ends("c1")
 	p.inventory.Alerts.Grace = 0
-	p.held("logins", p.alert("FailedLogins", "c1"), rotation, `"c1" is not the login in use`)
+	p.held("logins", p.alert("FailedLogins", "c1"), rotating, `"c1" is not the login in use`)
 	p.fires("logins", early) // no rotation's doing
 	// A leak is none either: it cuts off whatever is under way.
 	p.begin("c2", "r-3", saga.Alternating)
@@ -213,7 +213,7 @@ func TestFailedLoginsOfARotationBeginNoEmergency(t *testing.T) {
 			r.Hold = map[string]*bool{"Leaked": &hold, "FailedLogins": &fire}[r.Labels["alertname"]]
 		}
 	}
-	p.held("am", p.alert("Leaked", "c3"), rotation, "r-4")
+	p.held("am", p.alert("Leaked", "c3"), rotating, "r-4")
 	p.fires("logins", p.alert("FailedLogins", "c3"))
 }
 

@@ -11,8 +11,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 	"pawl.dev/services/scheduler/internal/admission"
@@ -26,7 +26,7 @@ const (
 	unmapped    = "unmapped"
 	own         = "own"
 	age         = "age"
-	rotation    = "rotation"
+	rotating    = "rotation"
 	cooldown    = "cooldown"
 	storm       = "storm"
 	dryRun      = "dry-run"
@@ -40,7 +40,7 @@ var guards = []struct {
 }{
 	{own, (*Desk).isOwn},             // Pawl never locks itself out
 	{age, (*Desk).isOld},             // somebody may have acted long ago
-	{rotation, (*Desk).isARotations}, // failed logins that a rotation causes cause none
+	{rotating, (*Desk).isARotations}, // failed logins that a rotation causes cause none
 	{cooldown, (*Desk).isCooling},    // one emergency, however many alerts tell of the theft
 	{storm, (*Desk).isStorming},      // who can raise alerts cannot cut everybody off
 	{dryRun, (*Desk).isDry},          // a rehearsal
@@ -145,33 +145,29 @@ func (d *Desk) isARotations(ctx context.Context, q *question, _ *pawlv1.Alarm) (
 // isIdle objects where a rotation is under way, and where the login is not the
 // one in use: who still tries that one has an old credential.
 func (d *Desk) isIdle(ctx context.Context, q *question) (string, error) {
-	log, state, err := d.newest(ctx, q)
-	if err != nil || len(log.Records) == 0 {
+	newest, err := rotation.Of(d.d.Bus.ReadNewest(ctx, q.credential()))
+	if err != nil {
 		return "", err
 	}
-	began := q.GetStartsAt().AsTime()
-	if state.Open() && !log.Records[0].At.After(began) {
-		return fmt.Sprintf("rotation %s was under way when it began, and may have caused it", log.Rotation), nil
+	if newest.Open() && !newest.Began().After(q.GetStartsAt().AsTime()) {
+		return fmt.Sprintf("rotation %s was under way when it began, and may have caused it", newest.Rotation), nil
 	}
 	role := q.GetLabels()[inventory.LabelRole]
-	if current := bus.CurrentOf(log, state); !state.Open() && current.User != "" && current.User != role {
+	if current := newest.Current(); !newest.Open() && current.User != "" && current.User != role {
 		return fmt.Sprintf("%q is not the login in use, and lets nobody in", role), nil
 	}
 	return "", nil
 }
 
 func (d *Desk) isCooling(ctx context.Context, q *question, a *pawlv1.Alarm) (string, error) {
-	log, state, err := d.newest(ctx, q)
-	if err != nil {
+	newest, err := rotation.Of(d.d.Bus.ReadNewest(ctx, q.credential()))
+	switch {
+	case err != nil:
 		return "", err
-	}
-	if len(log.Records) > 0 {
-		switch {
-		case state.Flow.Locks:
-			return q.credential() + " is locked: nobody can log in with it", nil
-		case state.Flow.Urgent && state.Open():
-			return fmt.Sprintf("emergency %s of %s is under way", log.Rotation, q.credential()), nil
-		}
+	case newest.Flow.Locks:
+		return q.credential() + " is locked: nobody can log in with it", nil
+	case newest.Flow.Urgent && newest.Open():
+		return fmt.Sprintf("emergency %s of %s is under way", newest.Rotation, q.credential()), nil
 	}
 	cool := d.d.Inventory.Alerts.Cooldown
 	contained, err := d.d.Bus.LastOf(ctx, q.credential(), saga.Contained)
@@ -213,14 +209,6 @@ func (d *Desk) isDry(_ context.Context, q *question, _ *pawlv1.Alarm) (string, e
 		return "", nil
 	}
 	return q.credential() + " would have been cut off (alerts.dry_run in pawl.yaml)", nil
-}
-
-func (d *Desk) newest(ctx context.Context, q *question) (log bus.Log, state saga.State, err error) {
-	if log, err = d.d.Bus.ReadNewest(ctx, q.credential()); err != nil || len(log.Records) == 0 {
-		return log, state, err
-	}
-	state, err = log.Fold()
-	return log, state, err
 }
 
 // line is the alert in one line: its name and the labels by which it was mapped.

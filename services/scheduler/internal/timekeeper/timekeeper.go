@@ -25,6 +25,7 @@ import (
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/clock"
 	"pawl.dev/internal/restored"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/service"
 	"pawl.dev/internal/telemetry"
@@ -188,31 +189,30 @@ func (c *Clock) event(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgM
 
 // arm sets the timer of the step that is due, if trigger is still the newest event.
 func (c *Clock) arm(ctx context.Context, credential string, trigger uint64) error {
-	log, state, err := c.read(ctx, credential)
+	newest, err := rotation.Of(c.d.Bus.ReadNewest(ctx, credential))
 	if err != nil {
 		return err
 	}
-	c.note(credential, log, state)
-	if log.LastSeq() != trigger {
+	c.note(newest)
+	if newest.LastSeq() != trigger {
 		return nil
 	}
-	err = c.armStep(ctx, credential, log, state)
-	if !state.Open() {
+	err = c.armStep(ctx, newest)
+	if !newest.Open() {
 		err = errors.Join(err, c.agenda.Look(ctx, credential), c.agenda.LookAround(ctx, credential))
 	}
 	return err
 }
 
 // armStep sets the timers of the step that is due, if any.
-func (c *Clock) armStep(ctx context.Context, credential string, log bus.Log, state saga.State) error {
-	step := state.Next()
+func (c *Clock) armStep(ctx context.Context, r rotation.Rotation) error {
+	step, credential := r.Next(), r.Credential
 	if step == nil {
 		return nil
 	}
-	begin := log.Records[0].Body.GetRequested()
-	late := service.Late(c.d.Clock, state, step, begin.GetKeep().AsDuration())
-	due, limit := c.d.Clock.Now().Add(-late), service.Limit(step, begin)
-	wake := &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq()}
+	late, limit := r.Late(c.d.Clock), r.Limit()
+	due := c.d.Clock.Now().Add(-late)
+	wake := &pawlv1.Wake{Rotation: r.Rotation, Sequence: r.LastSeq()}
 	switch {
 	case late < 0:
 		c.waits.until(credential, -late)
@@ -220,11 +220,11 @@ func (c *Clock) armStep(ctx context.Context, credential string, log bus.Log, sta
 		c.waits.until(credential, limit-late)
 	}
 	if step.Waits == saga.ForKeep {
-		if err := c.schedule(ctx, bus.ArmSubject("wake", credential), bus.WakeSubject(step.Owner, credential), due, wake, log); err != nil {
+		if err := c.schedule(ctx, bus.ArmSubject("wake", credential), bus.WakeSubject(step.Owner, credential), due, wake, r.Log); err != nil {
 			return err
 		}
 	}
-	return c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(limit), wake, log)
+	return c.schedule(ctx, bus.ArmSubject("deadline", credential), bus.DeadlineSubject(credential), due.Add(limit), wake, r.Log)
 }
 
 func (c *Clock) schedule(ctx context.Context, arm, target string, at time.Time, wake *pawlv1.Wake, log bus.Log) error {
@@ -246,39 +246,31 @@ func (c *Clock) deadline(ctx context.Context, m jetstream.Msg, _ *jetstream.MsgM
 		return 0, nil // only the scheduler can publish here; the sweep makes up for it
 	}
 	credential := m.Subject()[len("pawl.timer.deadline."):]
-	log, state, err := c.read(ctx, credential)
-	if err != nil {
-		return 0, err
+	newest, err := rotation.Of(c.d.Bus.ReadNewest(ctx, credential))
+	if err != nil || newest.LastSeq() != wake.GetSequence() {
+		return 0, err // or something has happened since
 	}
-	if log.LastSeq() != wake.GetSequence() {
-		return 0, nil // something has happened since
-	}
-	return 0, c.late(ctx, credential, log, state)
+	return 0, c.late(ctx, newest)
 }
 
 // late gives up, or reports as stalled, a step that is past its deadline.
-func (c *Clock) late(ctx context.Context, credential string, log bus.Log, state saga.State) error {
-	step := state.Next()
-	if step == nil {
-		return nil
-	}
-	begin := log.Records[0].Body.GetRequested()
-	late := service.Late(c.d.Clock, state, step, begin.GetKeep().AsDuration())
-	if late < service.Limit(step, begin) {
+func (c *Clock) late(ctx context.Context, r rotation.Rotation) error {
+	step, late := r.Next(), r.Late(c.d.Clock)
+	if step == nil || late < r.Limit() {
 		return nil
 	}
 	if step.Retriable() {
-		c.report(ctx, credential, log, step, c.d.Clock.Now().Add(-late))
+		c.report(ctx, r, c.d.Clock.Now().Add(-late))
 		return nil
 	}
-	verdict, err := restored.Of(ctx, c.d.Bus, log)
+	verdict, err := restored.Of(ctx, c.d.Bus, r.Log)
 	if err != nil || verdict.Standing != restored.Agrees {
 		return err // nobody has been permitted to do it since the restore
 	}
-	reason := fmt.Sprintf("%s did not end %q within %v", step.Owner, step.Name, service.Limit(step, begin))
+	reason := fmt.Sprintf("%s did not end %q within %v", step.Owner, step.Name, r.Limit())
 	event := &pawlv1.Event{Summary: reason, Detail: &pawlv1.Event_Failure{Failure: &pawlv1.Failure{Step: step.Name, Reason: reason}}}
-	header := telemetry.Inject(service.AnchorContext(ctx, log, state))
-	_, err = c.d.Bus.Append(ctx, credential, log.Rotation, saga.TimedOut, event, header, log.LastSeq())
+	header := telemetry.Inject(service.AnchorContext(ctx, r.Log, r.State))
+	_, err = c.d.Bus.Append(ctx, r.Credential, r.Rotation, saga.TimedOut, event, header, r.LastSeq())
 	if errors.Is(err, bus.ErrConflict) {
 		return nil // the step has ended after all
 	}
@@ -286,17 +278,18 @@ func (c *Clock) late(ctx context.Context, credential string, log bus.Log, state 
 }
 
 // report tells people of a stalled step, once.
-func (c *Clock) report(ctx context.Context, credential string, log bus.Log, step *saga.Step, due time.Time) {
+func (c *Clock) report(ctx context.Context, r rotation.Rotation, due time.Time) {
+	step, credential := r.Next(), r.Credential
 	c.d.Metrics.Stalled(credential, step.Name, true)
 	c.mu.Lock()
-	now := stall{log.Rotation, step.Name}
+	now := stall{r.Rotation, step.Name}
 	said := c.stalled[credential] == now
 	c.stalled[credential] = now
 	c.mu.Unlock()
 	if said {
 		return
 	}
-	c.d.Note(ctx, &pawlv1.Note{Kind: "stalled", Credential: credential, Rotation: log.Rotation, Step: step.Name,
+	c.d.Note(ctx, &pawlv1.Note{Kind: "stalled", Credential: credential, Rotation: r.Rotation, Step: step.Name,
 		Text: fmt.Sprintf("%s has been trying %q since %s and goes on; see docs/runbooks/stalled.md; `pawl doctor %s` shows what is in the way, `pawl resume %s` tries at once%s",
 			step.Owner, step.Name, due.Format(time.RFC3339), credential, credential, c.d.Inventory.ContactText())})
 }
@@ -324,19 +317,19 @@ func (c *Clock) look(ctx context.Context, credential string, anew bool) error {
 	if err != nil || seq == 0 || c.isSettled(credential, seq) {
 		return err
 	}
-	log, state, err := c.read(ctx, credential)
+	newest, err := rotation.Of(c.d.Bus.ReadNewest(ctx, credential))
 	if err != nil {
 		return err
 	}
-	c.note(credential, log, state)
+	c.note(newest)
 	var looked error
-	if !state.Open() {
+	if !newest.Open() {
 		looked = c.agenda.Look(ctx, credential)
 	}
-	step := state.Next()
+	step := newest.Next()
 	if step == nil {
 		if looked == nil {
-			c.settle(credential, standing{log.LastSeq(), time.Time{}})
+			c.settle(credential, standing{newest.LastSeq(), time.Time{}})
 		}
 		return looked
 	}
@@ -344,30 +337,21 @@ func (c *Clock) look(ctx context.Context, credential string, anew bool) error {
 	if err != nil {
 		return err
 	}
-	anew = anew || mark != nil && log.LastSeq() <= mark.Log // no message tells of what was restored
-	if looked != nil || !anew && c.d.Clock.Since(state.Last.At) < min(sweep/2, service.Limit(step, log.Records[0].Body.GetRequested())) {
+	anew = anew || mark != nil && newest.LastSeq() <= mark.Log // no message tells of what was restored
+	if looked != nil || !anew && c.d.Clock.Since(newest.Last.At) < min(sweep/2, newest.Limit()) {
 		return looked
 	}
-	if err := c.late(ctx, credential, log, state); err != nil {
+	if err := c.late(ctx, newest); err != nil {
 		return err
 	}
-	if err := c.armStep(ctx, credential, log, state); err != nil {
+	if err := c.armStep(ctx, newest); err != nil {
 		return err
 	}
-	if late := service.Late(c.d.Clock, state, step, log.Records[0].Body.GetRequested().GetKeep().AsDuration()); late < 0 {
-		c.settle(credential, standing{log.LastSeq(), time.Now().Add(-late)})
+	if late := newest.Late(c.d.Clock); late < 0 {
+		c.settle(credential, standing{newest.LastSeq(), time.Now().Add(-late)})
 		return nil
 	}
 	header := nats.Header{}
-	log.PassUrgency(header)
-	return c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, credential), &pawlv1.Wake{Rotation: log.Rotation, Sequence: log.LastSeq(), Cause: "sweep"}, header)
-}
-
-func (c *Clock) read(ctx context.Context, credential string) (bus.Log, saga.State, error) {
-	log, err := c.d.Bus.ReadNewest(ctx, credential)
-	if err != nil || len(log.Records) == 0 {
-		return log, saga.State{}, err
-	}
-	state, err := log.Fold()
-	return log, state, err
+	newest.PassUrgency(header)
+	return c.d.Bus.Publish(ctx, bus.WakeSubject(step.Owner, credential), &pawlv1.Wake{Rotation: newest.Rotation, Sequence: newest.LastSeq(), Cause: "sweep"}, header)
 }

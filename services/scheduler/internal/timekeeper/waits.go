@@ -7,8 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"pawl.dev/internal/bus"
-	"pawl.dev/internal/saga"
+	"pawl.dev/internal/rotation"
 )
 
 const (
@@ -91,14 +90,15 @@ func (c *Clock) settle(credential string, s standing) {
 }
 
 // note clears the gauge of a stall that has ended.
-func (c *Clock) note(credential string, log bus.Log, state saga.State) {
-	if len(log.Records) == 0 {
+func (c *Clock) note(newest rotation.Rotation) {
+	if newest.Empty() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if said, ok := c.stalled[credential]; ok && (state.Next() == nil || said != stall{log.Rotation, state.Next().Name}) {
-		c.d.Metrics.Stalled(credential, said.step, false)
-		delete(c.stalled, credential)
+	step := newest.Next()
+	if said, ok := c.stalled[newest.Credential]; ok && (step == nil || said != stall{newest.Rotation, step.Name}) {
+		c.d.Metrics.Stalled(newest.Credential, said.step, false)
+		delete(c.stalled, newest.Credential)
 	}
 }
