@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/telemetry"
 	"pawl.dev/internal/words"
 	pawlv1 "pawl.dev/proto/pawl/v1"
@@ -49,32 +50,34 @@ type Failure struct {
 
 // NewRotation sums up a log; now is where one that runs is looked at.
 func NewRotation(log bus.Log, now time.Time) (Rotation, error) {
-	state, err := log.Fold()
+	folded, err := rotation.Fold(log)
 	if err != nil {
 		return Rotation{}, err
 	}
-	first := log.Records[0]
-	begin := first.Body.GetRequested()
-	r := Rotation{ID: log.Rotation, Credential: log.Credential, Group: begin.GetGroup(), Flow: begin.GetFlow(), Outcome: Running, Generation: begin.GetGeneration(),
-		Requested: first.At, RequestedBy: begin.GetRequestedBy(), AuthenticatedAs: begin.GetAuthenticatedAs(), Reason: begin.GetReason()}
-	if ended, ok := state.Ended(); ok {
+	return sumUp(folded, now), nil
+}
+
+func sumUp(of rotation.Rotation, now time.Time) Rotation {
+	begin := of.Requested()
+	r := Rotation{ID: of.Rotation, Credential: of.Credential, Group: begin.GetGroup(), Flow: begin.GetFlow(), Outcome: Running, Generation: begin.GetGeneration(),
+		Requested: of.Began(), RequestedBy: begin.GetRequestedBy(), AuthenticatedAs: begin.GetAuthenticatedAs(), Reason: begin.GetReason()}
+	if ended, ok := of.Ended(); ok {
 		now, r.Outcome, r.Ended = ended.At, string(ended.Event), &ended.At
 	}
-	r.Seconds = now.Sub(first.At).Seconds()
-	if state.Failed != nil {
-		f := log.Find(state.Failed.Event).Body.GetFailure()
-		r.Failure = &Failure{f.GetStep(), f.GetReason()}
+	r.Seconds = now.Sub(of.Began()).Seconds()
+	if of.Failed != nil {
+		r.Failure = &Failure{of.Failure().GetStep(), of.Failure().GetReason()}
 	}
-	for _, record := range log.Records {
+	for _, record := range of.Records {
 		if user := record.Body.GetStaged().GetUser(); user != "" {
 			r.Login = user
 		}
 		r.OutageSeconds += record.Body.GetProof().GetOutage().AsDuration().Seconds()
 	}
-	if span := telemetry.Extract(first.Header); span.IsValid() {
+	if span := telemetry.Extract(of.Records[0].Header); span.IsValid() {
 		r.TraceID = span.TraceID().String()
 	}
-	return r, nil
+	return r
 }
 
 // Took is how long it took, or has taken so far.
@@ -83,7 +86,7 @@ func (r Rotation) Took() time.Duration { return time.Duration(r.Seconds * float6
 // IsRollback reports whether the rotation was asked to restore a predecessor:
 // then to end rolled-back is its success.
 func IsRollback(log bus.Log) bool {
-	return len(log.Records) > 0 && log.Records[0].Body.GetRequested().GetAction() == pawlv1.Action_ACTION_ROLLBACK
+	return log.Requested().GetAction() == pawlv1.Action_ACTION_ROLLBACK
 }
 
 // Phases of a rotation.
@@ -136,19 +139,19 @@ func Steps(log bus.Log) ([]Step, error) {
 	for i := 1; i <= len(log.Records); i++ {
 		before := log
 		before.Records = log.Records[:i]
-		state, err := before.Fold()
+		at, err := rotation.Fold(before)
 		if err != nil {
 			return nil, err
 		}
-		due := state.Next()
+		due := at.Next()
 		if due == nil {
 			break
 		}
-		s := Step{Name: due.Name, Owner: due.Owner, Phase: Forward, Due: state.Due(due, log.Records[0].Body.GetRequested().GetKeep().AsDuration())}
-		if state.Failed != nil {
+		s := Step{Name: due.Name, Owner: due.Owner, Phase: Forward, Due: at.Due()}
+		if at.Failed != nil {
 			s.Phase = Back
 		}
-		if !state.Open() {
+		if !at.Open() {
 			s.Phase = After
 		}
 		if i < len(log.Records) {
@@ -207,10 +210,11 @@ func (n Note) Says() string {
 // outcome; all are one credential's.
 func MarkSuperseded(all []Rotation, logs []bus.Log) {
 	for _, log := range logs {
+		began := log.Began()
 		for i := range all {
-			if all[i].Outcome == Running && log.Records[0].Body.GetRequested().GetSupersedes() == all[i].ID {
-				all[i].Outcome, all[i].Ended = Superseded, &log.Records[0].At
-				all[i].Seconds = log.Records[0].At.Sub(all[i].Requested).Seconds()
+			if all[i].Outcome == Running && log.Requested().GetSupersedes() == all[i].ID {
+				all[i].Outcome, all[i].Ended = Superseded, &began
+				all[i].Seconds = began.Sub(all[i].Requested).Seconds()
 			}
 		}
 	}

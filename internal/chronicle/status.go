@@ -6,8 +6,8 @@ import (
 
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/inventory"
+	"pawl.dev/internal/rotation"
 	"pawl.dev/internal/saga"
-	"pawl.dev/internal/service"
 	"pawl.dev/internal/words"
 )
 
@@ -60,19 +60,16 @@ type Lock struct {
 // ended under which the current credential was made.
 func NewStatus(c *inventory.Credential, log bus.Log, madeAt func(rotation string) (time.Time, error), now time.Time) (Status, error) {
 	s := Status{Credential: c.Name, State: NotAdopted}
-	if len(log.Records) == 0 {
+	newest, err := rotation.Of(log, nil)
+	if err != nil {
+		return s, err
+	}
+	if newest.Empty() {
 		return s.At(now), nil
 	}
-	last, err := NewRotation(log, now)
-	if err != nil {
-		return s, err
-	}
-	state, err := log.Fold()
-	if err != nil {
-		return s, err
-	}
+	last := sumUp(newest, now)
 	s.Last = &last
-	if current := bus.CurrentOf(log, state); current.Rotation != "" {
+	if current := newest.Current(); current.Rotation != "" {
 		s.adopted, s.Login, s.Generation = true, current.User, current.Generation
 		if s.Made, err = madeAt(current.Rotation); err != nil {
 			return s, err
@@ -82,17 +79,16 @@ func NewStatus(c *inventory.Credential, log bus.Log, madeAt func(rotation string
 			s.NextDue = &next
 		}
 	}
-	s.open, s.locked = state.Open(), state.Flow.Locks
-	if _, contained := state.Has(saga.Contained); s.locked && contained {
+	s.open, s.locked = newest.Open(), newest.Flow.Locks
+	if _, contained := newest.Has(saga.Contained); s.locked && contained {
 		s.Lock = &Lock{last.Requested, last.RequestedBy, last.Reason}
 	}
-	if s.step = state.Next(); s.step != nil {
-		begin := log.Records[0].Body.GetRequested()
-		s.due = state.Due(s.step, begin.GetKeep().AsDuration())
+	if s.step = newest.Next(); s.step != nil {
+		s.due = newest.Due()
 		if s.step.Retriable() {
-			s.late = s.due.Add(service.Limit(s.step, begin))
+			s.late = s.due.Add(newest.Limit())
 		}
-		s.keeps = s.step.Waits == saga.ForKeep && last.Outcome == string(saga.Completed) && !state.Flow.Urgent
+		s.keeps = s.step.Waits == saga.ForKeep && last.Outcome == string(saga.Completed) && !newest.Flow.Urgent
 	}
 	return s.At(now), nil
 }

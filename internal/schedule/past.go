@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pawl.dev/internal/bus"
+	"pawl.dev/internal/rotation"
 	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
@@ -18,7 +19,7 @@ type Logs interface {
 // rotation. ok is false where it was never adopted.
 func Past(ctx context.Context, logs Logs, credential string) (turned Turned, newest string, ok bool, err error) {
 	log, err := logs.ReadNewest(ctx, credential)
-	if err != nil || len(log.Records) == 0 {
+	if err != nil || log.Empty() {
 		return Turned{}, "", false, err
 	}
 	turned, ok, err = PastOf(log, func(rotation string) (Made, error) {
@@ -40,35 +41,35 @@ type Made struct {
 
 // MadeBy reads the log of a rotation that has ended.
 func MadeBy(log bus.Log) (Made, error) {
-	state, err := log.Fold()
+	r, err := rotation.Fold(log)
 	if err != nil {
 		return Made{}, err
 	}
-	ended, _ := state.Ended()
-	return Made{ended.At, state.Flow.Adopts, log.Records[0].Body.GetRequested().GetGeneration()}, nil
+	ended, _ := r.Ended()
+	return Made{ended.At, r.Flow.Adopts, r.Requested().GetGeneration()}, nil
 }
 
 // PastOf is Past of the log of a credential's newest rotation; made finds
 // another, of before, whose password is the current one.
 func PastOf(log bus.Log, made func(rotation string) (Made, error)) (turned Turned, ok bool, err error) {
-	state, err := log.Fold()
+	newest, err := rotation.Fold(log)
 	if err != nil {
 		return Turned{}, false, err
 	}
-	begin := log.Records[0].Body.GetRequested()
-	ended, _ := state.Ended()
-	turned = Turned{Running: state.Open(), Locked: state.Flow.Locks, Tried: ended.At, Since: ended.At,
-		Adopted: state.Flow.Adopts, Undone: begin.GetAction() == pawlv1.Action_ACTION_ROLLBACK}
-	current := bus.CurrentOf(log, state)
+	begin := newest.Requested()
+	ended, _ := newest.Ended()
+	turned = Turned{Running: newest.Open(), Locked: newest.Flow.Locks, Tried: ended.At, Since: ended.At,
+		Adopted: newest.Flow.Adopts, Undone: begin.GetAction() == pawlv1.Action_ACTION_ROLLBACK}
+	current := newest.Current()
 	switch {
 	case turned.Locked:
 		return turned, true, nil
-	case current.Rotation == "" && turned.Running && !state.Flow.Adopts: // an unlock: nothing is current
-		turned.Since = log.Records[0].At
+	case current.Rotation == "" && turned.Running && !newest.Flow.Adopts: // an unlock: nothing is current
+		turned.Since = newest.Began()
 		return turned, true, nil
 	case current.Rotation == "":
 		return Turned{}, false, nil
-	case current.Rotation == log.Rotation:
+	case current.Rotation == newest.Rotation:
 		return turned, true, nil
 	}
 	before, err := made(current.Rotation)
