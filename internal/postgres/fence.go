@@ -24,6 +24,9 @@ type Fence struct {
 	// must not keep a stolen login alive, and gives up soon on locks that others
 	// hold: see ErrLocked.
 	Urgent bool
+	// Keeps leaves the time as it is at which this very fence was last passed: for work
+	// after which no login has come back anew.
+	Keeps bool
 	// Waits is given the process id of the session that is about to pass the fence, so
 	// that Blockers can be asked what holds it up. Nil: nobody asks.
 	Waits  *atomic.Uint32
@@ -98,7 +101,9 @@ func (a *Admin) Stored(ctx context.Context, role string) (fence Fence, err error
 // StoredOf returns the fences of several roles, in one reading; those that were ever set.
 func (a *Admin) StoredOf(ctx context.Context, roles ...string) (fences map[string]Fence, err error) {
 	err = a.Do(ctx, func(c *pgx.Conn) error {
-		fences, err = a.storedOf(ctx, c, roles...)
+		if fences, err = a.storedOf(ctx, c, roles...); IsRefused(err, noTable, noSchema) {
+			return nil // of a time before Pawl
+		}
 		return err
 	})
 	return fences, err
@@ -252,8 +257,9 @@ func (a *Admin) enter(ctx context.Context, tx *Tx, f Fence) error {
 		batch = &pgx.Batch{}
 	}
 	batch.Queue(isSampled).QueryRow(scan(&sampled))
-	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, clock_timestamp()) `+passing,
-		f.Role, int64(f.Generation), f.Phase, f.Rotation).Exec(func(tag pgconn.CommandTag) error { passed = tag.RowsAffected() == 1; return nil })
+	batch.Queue(`INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at) VALUES ($1, $2, $3, $4, coalesce(
+			(SELECT updated_at FROM pawl.fence WHERE $5 AND (role, generation, phase, rotation) = ($1, $2, $3, $4)), clock_timestamp())) `+passing,
+		f.Role, int64(f.Generation), f.Phase, f.Rotation, f.Keeps).Exec(func(tag pgconn.CommandTag) error { passed = tag.RowsAffected() == 1; return nil })
 	err := a.named(tx.conn.SendBatch(ctx, batch).Close())
 	switch {
 	case err != nil:

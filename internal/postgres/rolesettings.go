@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pawl.dev/internal/secret"
 )
@@ -163,8 +165,32 @@ func (d Difference) setting() *Setting {
 	return d.Recorded
 }
 
+// Name is the parameter's.
+func (d Difference) Name() string { return d.setting().Name }
+
 // Database is where it differs; empty: in all.
 func (d Difference) Database() string { return d.setting().Database }
+
+// IsOfPostgres reports whether it is a parameter of PostgreSQL's own; of any other name
+// only extensions and applications know.
+func (d Difference) IsOfPostgres() bool { return !strings.Contains(d.setting().Name, ".") }
+
+// Where says so for a message.
+func (d Difference) Where() string { return d.setting().where() }
+
+// Row names what holds the setting with all others of the login there.
+func (d Difference) Row() string { return d.Login + "/" + d.Database() }
+
+// undo is the statement that undoes it, by the procedure of a narrow admin or without.
+func (d Difference) undo(narrow bool) string {
+	switch {
+	case narrow:
+		return d.call()
+	case d.Recorded == nil:
+		return d.Found.reset(d.Login)
+	}
+	return d.Recorded.set(d.Login)
+}
 
 // String says what differs; of a value that may be a secret, only that it does.
 func (d Difference) String() string {
@@ -197,31 +223,101 @@ func (d Difference) Fix() string {
 	return d.Recorded.set(d.Login)
 }
 
+// atOnce is how many differences are undone in one round trip, at most. After one that
+// took long there are fewer in the next: the more settings a login has, the longer a
+// server takes for each.
+const (
+	atOnce   = 100
+	longTrip = 200 * time.Millisecond
+)
+
 // settingLock is how long one setting may wait for whoever holds it.
 const settingLock = "SELECT set_config('lock_timeout', '250ms', true)"
 
-// RestoreSetting undoes the difference. What the server refuses is returned as refused,
-// and the transaction goes on; so it does if somebody holds a lock on the login's
-// settings, which is ErrLocked. Idempotent.
-func (tx *Tx) RestoreSetting(ctx context.Context, d Difference) (refused, err error) {
-	statement := ""
-	if tx.narrow {
-		statement = d.call()
-	} else if d.Recorded == nil {
-		statement = d.Found.reset(d.Login)
-	} else {
-		statement = d.Recorded.set(d.Login)
+// RestoreSettings undoes the differences in their order, until the time is up, and returns
+// of how many it knows what became of them. What the server refuses is in refused, by its
+// place in all, and the transaction goes on; so it does if somebody holds a lock on
+// settings of the login, which is ErrLocked. Idempotent.
+func (tx *Tx) RestoreSettings(ctx context.Context, all []Difference, until time.Time) (known int, refused map[int]error, err error) {
+	refused = map[int]error{}
+	held := map[string]error{} // all settings of a login in one database are one row
+	first, many := []string{settingLock, "SAVEPOINT setting"}, atOnce/10
+	for known < len(all) && time.Now().Before(until) {
+		if by := held[all[known].Row()]; by != nil {
+			refused[known] = by
+			known++
+			continue
+		}
+		next := all[known:min(known+many, len(all))]
+		if i := slices.IndexFunc(next, func(d Difference) bool { return held[d.Row()] != nil }); i > 0 {
+			next = next[:i]
+		}
+		began := time.Now()
+		done, failed := tx.restore(ctx, first, next)
+		known += done
+		if first, many = nil, min(2*many, atOnce); time.Since(began) > longTrip {
+			many = max(1, many/4)
+		}
+		if failed == nil {
+			continue
+		}
+		if !errors.As(failed, new(*Refused)) || done == len(next) {
+			return known, refused, failed // the savepoint ends with the transaction
+		}
+		if errors.Is(failed, ErrLocked) {
+			held[all[known].Row()] = failed
+		}
+		refused[known] = failed
+		known++
+		first, many = []string{"ROLLBACK TO SAVEPOINT setting"}, max(1, many/4) // what follows it in a batch is sent for nothing
 	}
-	for _, sql := range []string{"SAVEPOINT setting", settingLock} {
-		if err := tx.exec(ctx, sql); err != nil {
-			return nil, err
+	if len(first) == 1 {
+		err = tx.exec(ctx, first[0])
+	}
+	return known, refused, err
+}
+
+// restore undoes the differences in one round trip, each under a savepoint, until the
+// first that fails.
+func (tx *Tx) restore(ctx context.Context, first []string, all []Difference) (done int, err error) {
+	statements := slices.Clone(first)
+	for _, d := range all {
+		statements = append(statements, d.undo(tx.narrow), "RELEASE SAVEPOINT setting", "SAVEPOINT setting")
+	}
+	done, err = tx.pipe(ctx, statements)
+	return max(0, done-len(first)) / 3, err
+}
+
+// ResetSettings takes all settings from a login that it has in the database, or in all if
+// that is empty, and that the account may take: the recorded ones, too. It is quick
+// however many there are. It reports whether it was done: a narrow admin has no
+// procedure for it, and somebody may hold a lock.
+func (tx *Tx) ResetSettings(ctx context.Context, login, database string) (done bool, err error) {
+	if tx.narrow {
+		return false, nil
+	}
+	reset := Setting{Database: database}.alter(login) + " RESET ALL"
+	_, err = tx.pipe(ctx, []string{settingLock, "SAVEPOINT settings", reset, "RELEASE SAVEPOINT settings"})
+	if errors.As(err, new(*Refused)) {
+		return false, tx.exec(ctx, "ROLLBACK TO SAVEPOINT settings")
+	}
+	return err == nil, err
+}
+
+// pipe runs statements in one round trip, until the first that fails, and returns how many
+// were done. Like exec, it has nothing prepared by name.
+func (tx *Tx) pipe(ctx context.Context, statements []string) (done int, err error) {
+	batch := &pgconn.Batch{}
+	for _, sql := range statements {
+		batch.ExecParams(sql, nil, nil, nil, nil)
+	}
+	results := tx.conn.PgConn().ExecBatch(ctx, batch)
+	for results.NextResult() {
+		if _, err := results.ResultReader().Close(); err == nil {
+			done++
 		}
 	}
-	err = locked(tx.exec(ctx, statement))
-	if !errors.As(err, new(*Refused)) {
-		return nil, err // the savepoint ends with the transaction
-	}
-	return err, tx.exec(ctx, "ROLLBACK TO SAVEPOINT setting")
+	return done, locked(tx.admin.named(results.Close()))
 }
 
 // listQuoted are the settings whose stored value is a list of quoted

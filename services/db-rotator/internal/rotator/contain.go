@@ -149,6 +149,7 @@ func (k *containment) on(ctx context.Context, nodes []inventory.Node) {
 		all.Go(func() {
 			err := k.patiently(ctx, node.Name, func(ctx context.Context, together bool) error { return k.node(ctx, node, together) })
 			if err != nil {
+				k.follows(node.Name) // it may be a standby now, and have done its share as one
 				k.late(node.Name, err)
 				k.orphans(ctx, node, err)
 			}

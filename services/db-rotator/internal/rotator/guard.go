@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"pawl.dev/internal/bus"
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
@@ -117,7 +115,14 @@ func (g *watch) rest(ctx context.Context, until time.Duration) {
 		case <-over.C:
 			return
 		case node := <-g.altered:
-			g.putRight(ctx, node)
+			if g.putRight(ctx, node) {
+				continue
+			}
+			select { // nor would the next sweep's
+			case <-ctx.Done():
+			case <-over.C:
+			}
+			return
 		}
 	}
 }
@@ -160,29 +165,35 @@ func (g *watch) reachLate(k known) {
 			defer cancel()
 			// What is not reached is tried again at the next look; the release names it.
 			if s, err := g.o.lead(ctx, g.c, node); err == nil {
-				_ = g.o.reach(ctx, k.r, s, node, k.envelope)
+				_ = g.o.reach(ctx, k.r, s, k.envelope)
 			}
 		})
 	}
 }
 
-// putRight takes the password away with which somebody would go on coming in,
-// and the application would not. The step that ends the emergency would be too
-// late: before it the application has to be seen.
-func (g *watch) putRight(ctx context.Context, node inventory.Node) {
+// putRight has a node that has lost what was committed there contained again. On another
+// it takes the password away with which somebody would go on coming in, and the
+// application would not. The step that ends the emergency would be too late: before it
+// the application has to be seen. It reports whether that could be done.
+func (g *watch) putRight(ctx context.Context, node inventory.Node) bool {
 	k := g.now()
-	g.mu.Lock()
-	g.refused = true
-	g.mu.Unlock()
 	c := *g.c
 	c.Nodes = []inventory.Node{node}
 	f := postgres.Fence{Role: c.Role, Generation: k.begin.GetGeneration(), Phase: phaseRetire, Rotation: g.rotation}
 	err := g.o.onEach(ctx, &c, "put right", func(ctx context.Context, s *primary) error {
+		if again, err := g.o.regain(ctx, k.r, s, k.envelope); again || err != nil {
+			return err
+		}
+		g.mu.Lock()
+		g.refused = true
+		g.mu.Unlock()
 		return g.o.inOrder(ctx, g.o.newContainment(g.c, f, g.stillDue), k.contained, k.issued, s, k.envelope)
 	})
 	if err != nil && !errors.As(err, new(*saga.NotYet)) {
 		effect.Warn(ctx, "not put right, tried again: %v", err)
+		return false
 	}
+	return true
 }
 
 func (g *watch) stillDue(ctx context.Context) error {
@@ -191,17 +202,4 @@ func (g *watch) stillDue(ctx context.Context) error {
 		err = errMovedOn
 	}
 	return err
-}
-
-// returned is when the login came back on this server; the zero time where it
-// has not. A replica's own clock is in the log. A primary knows it before the
-// log does: it passed the fence then.
-func returned(stored postgres.Fence, c *inventory.Credential, node, rotation string, replayed *timestamppb.Timestamp) time.Time {
-	if member := c.Cluster.Nodes[node]; member.ReplicaOf != "" && replayed != nil {
-		return replayed.AsTime()
-	}
-	if stored.Rotation != rotation || stored.Phase < phaseRetire {
-		return time.Time{}
-	}
-	return stored.Passed
 }

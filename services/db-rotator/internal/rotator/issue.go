@@ -30,6 +30,9 @@ func (o *Rotator) Issue(ctx context.Context, r *service.Rotation) (*pawlv1.Event
 	o.guardOf(r)
 	staged := &pawlv1.Staged{User: envelope.User, Fingerprint: o.envelopes.Fingerprint(envelope.User, envelope.Password), CommittedAt: map[string]*timestamppb.Timestamp{}}
 	nodes := r.Reached(r.Credential.Nodes)
+	if err := o.stillContained(ctx, r, nodes); err != nil {
+		return nil, err
+	}
 	for _, node := range nodes {
 		defer o.crowd.enter(serverOf(r.Credential, node.Name))()
 	}
@@ -145,8 +148,8 @@ func (o *Rotator) issueOn(ctx context.Context, r *service.Rotation, nodes []inve
 	return err
 }
 
-// setAnew sets the new verifier; with it LOGIN, where the login is clean.
-func (o *Rotator) setAnew(ctx context.Context, r *service.Rotation, s *primary, envelope *sealed.Credential, clean bool) error {
+// setAnew sets the new verifier, and with it LOGIN, if it is to let in at once.
+func (o *Rotator) setAnew(ctx context.Context, r *service.Rotation, s *primary, envelope *sealed.Credential, atOnce bool) error {
 	return behindFence(ctx, s, fence(r, phaseRetire), r.StillDue, func(ctx context.Context, tx *postgres.Tx) error {
 		role, err := tx.RoleState(ctx, envelope.User)
 		switch {
@@ -154,18 +157,18 @@ func (o *Rotator) setAnew(ctx context.Context, r *service.Rotation, s *primary, 
 			return err
 		case role.Exists && role.Verifier.Equal(envelope.Verifier):
 			return nil // by an earlier attempt; it may log in already
-		case clean:
+		case r.Events[saga.Contained].GetContained().GetClean():
 			err = prepareIdle(ctx, s.Name, tx, r.Credential, role, nil) // restoreSettings gives it those that it can
 		default:
 			err = unfit(role)
 		}
 		if err == nil {
-			err = restoreSettings(ctx, tx, s.Name, r, envelope)
+			_, err = o.restoreSettings(ctx, tx, s.Name, r, envelope, restoreFor)
 		}
 		if err != nil {
 			return err
 		}
-		return tx.SetVerifier(ctx, envelope.User, clean, envelope.Verifier)
+		return tx.SetVerifier(ctx, envelope.User, atOnce, envelope.Verifier)
 	})
 }
 

@@ -34,18 +34,10 @@ func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	o.gather(r.Credential, r.ID, everywhereAt(r))
 	var mu sync.Mutex
 	var waits []error
-	issued, _ := r.State.Has(saga.Staged)
 	err = o.onEach(ctx, r.Credential, "look for handshakes", func(ctx context.Context, s *primary) error {
-		left, err := o.handshakes(ctx, s, r.Credential, issued.At)
-		if err != nil {
-			return err
-		}
-		k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
-		err = o.inOrder(ctx, k, r.Events[saga.Contained].GetContained(), issued.At, s, envelope)
-		if err == nil && left == 0 {
-			err = o.lastLook(ctx, r, s)
-		} else if err == nil {
-			err = &saga.NotYet{Again: min(left+10*time.Millisecond, 10*time.Second), Why: "a handshake from before may last as long as authentication_timeout: whoever comes in by one is ended"}
+		err := o.settled(ctx, r, s, envelope)
+		if err == nil {
+			err = o.settingsAgain(ctx, s, r, envelope)
 		}
 		if wait := new(saga.NotYet); errors.As(err, &wait) {
 			mu.Lock()
@@ -53,15 +45,51 @@ func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 			waits = append(waits, wait)
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		return settingsAgain(ctx, s, r, envelope)
+		return err
 	})
 	if err == nil {
 		err = saga.Join(waits)
 	}
 	return &pawlv1.Event{Summary: fmt.Sprintf("nobody can come in with what was stolen, on %s", everywhere(r.Credential))}, err
+}
+
+// settled returns once a node and its replicas hold what the emergency has set, and nobody
+// can come in any more who began to log in before.
+func (o *Rotator) settled(ctx context.Context, r *service.Rotation, s *primary, envelope *sealed.Credential) error {
+	if _, err := o.regain(ctx, r, s, envelope); err != nil {
+		return err
+	}
+	issued, _ := r.State.Has(saga.Staged)
+	left, err := o.handshakes(ctx, s, r.Credential, issued.At)
+	if err != nil {
+		return err
+	}
+	k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
+	if err := o.inOrder(ctx, k, r.Events[saga.Contained].GetContained(), issued.At, s, envelope); err != nil {
+		return err
+	}
+	for _, replica := range s.replicas {
+		there, err := o.handshakesAt(ctx, r, replica, envelope)
+		if err != nil {
+			return err
+		}
+		left = max(left, there)
+	}
+	if left > 0 {
+		return &saga.NotYet{Again: min(left+10*time.Millisecond, 10*time.Second), Why: "a handshake from before may last as long as authentication_timeout: whoever comes in by one is ended"}
+	}
+	return o.lastLook(ctx, r, s, envelope)
+}
+
+// handshakesAt is how long one may still succeed on a replica that had begun before the
+// new password arrived there.
+func (o *Rotator) handshakesAt(ctx context.Context, r *service.Rotation, replica *postgres.Admin, envelope *sealed.Credential) (time.Duration, error) {
+	carries, err := o.look(ctx, r, replica, envelope)
+	if err != nil {
+		return 0, err
+	}
+	timeout, err := replica.AuthenticationTimeout(ctx)
+	return max(0, timeout+letIn-carries.passed()), err
 }
 
 // everywhereAt is what was contained, by now on every server.
@@ -85,16 +113,16 @@ const letIn = 500 * time.Millisecond
 // lastLook ends whoever came in by a handshake that was the last to succeed: the
 // guard, whose process may have died, is not relied on. A session that does not end is
 // waited for.
-func (o *Rotator) lastLook(ctx context.Context, r *service.Rotation, s *primary) error {
-	contained, at := r.Events[saga.Contained].GetContained(), r.Staged().GetCommittedAt()
+func (o *Rotator) lastLook(ctx context.Context, r *service.Rotation, s *primary, envelope *sealed.Credential) error {
+	contained := r.Events[saga.Contained].GetContained()
 	for _, server := range append([]*postgres.Admin{s.Admin}, s.replicas...) {
 		e := postgres.Eviction{Logins: stolen(contained), Sessions: unendingOn(contained, server.Node)}
-		if !contained.GetClean() {
-			stored, err := server.Stored(ctx, r.Credential.Role)
+		if _, late := r.Pending()[server.Node]; late || !contained.GetClean() {
+			returned, err := o.returned(ctx, r, server, envelope)
 			if err != nil {
 				return err
 			}
-			e.Returned = map[string]time.Time{contained.GetReturns(): returned(stored, r.Credential, server.Node, r.ID, at[server.Node])}
+			e.Returned = map[string]time.Time{contained.GetReturns(): returned}
 		}
 		var t endings
 		if err := t.untilNone(ctx, func(ctx context.Context) ([]postgres.Ended, error) { return server.Evict(ctx, e) }); err != nil {
@@ -105,6 +133,16 @@ func (o *Rotator) lastLook(ctx context.Context, r *service.Rotation, s *primary)
 		}
 	}
 	return nil
+}
+
+// returned is when the login came back on the server, by its own clock.
+func (o *Rotator) returned(ctx context.Context, r *service.Rotation, server *postgres.Admin, envelope *sealed.Credential) (time.Time, error) {
+	if isReplica(r.Credential, server.Node) {
+		carries, err := o.look(ctx, r, server, envelope)
+		return carries.since, err
+	}
+	stored, err := server.Stored(ctx, r.Credential.Role)
+	return stored.Passed, err
 }
 
 // inOrder checks one node. Where whoever slipped in has changed a login before he
@@ -281,7 +319,7 @@ func (o *Rotator) reachSet(ctx context.Context, r *service.Rotation, node invent
 		return left
 	}
 	if _, itself := pending[node.Name]; itself {
-		if err := o.reach(ctx, r, s, node, envelope); err != nil {
+		if err := o.reach(ctx, r, s, envelope); err != nil {
 			left[node.Name] = err
 			return left
 		}
@@ -297,24 +335,4 @@ func (o *Rotator) reachSet(ctx context.Context, r *service.Rotation, node invent
 		}
 	}
 	return left
-}
-
-// reach contains a node that is back, and issues the new password there, once.
-func (o *Rotator) reach(ctx context.Context, r *service.Rotation, s *primary, node inventory.Node, envelope *sealed.Credential) error {
-	if ours, err := holds(ctx, s.Admin, envelope); err != nil || ours {
-		return err
-	}
-	k := o.newContainment(r.Credential, fence(r, phaseRetire), r.StillDue)
-	k.on(ctx, []inventory.Node{node})
-	k.seen.settle(ctx)
-	if why := k.found.Pending[node.Name]; why != "" {
-		if k.crowded[node.Name] {
-			return &saga.NotYet{Again: crowdedAgain, Why: why}
-		}
-		return fmt.Errorf("%s", why)
-	}
-	if len(k.found.Unending) > 0 { // the log, by which they are told again, does not name them
-		return fmt.Errorf("%s", unending(k.found.Unending))
-	}
-	return o.issueOn(ctx, r, []inventory.Node{node}, envelope, map[string]*timestamppb.Timestamp{})
 }

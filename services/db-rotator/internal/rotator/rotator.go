@@ -56,6 +56,9 @@ type Rotator struct {
 	behind map[string]func()          // what runs in the background, by what it is: ends it
 	// passages are the fences of emergencies that are not released yet, by node and role.
 	passages map[string]passage
+	// sights are since when replicas carry the password of such an emergency, by node and role.
+	sights   map[string]sight
+	fixed    map[string]*fixed // settings of such an emergency that Pawl may not undo, by the same
 	sentries sentries
 	lanes    lanes
 	crowd    crowd
@@ -66,7 +69,7 @@ type Rotator struct {
 // New returns a rotator that is not connected yet. newest reads a credential's
 // log, for the guards of emergencies; nil: there are none.
 func New(envelopes Envelopes, newest func(ctx context.Context, credential string) (bus.Log, error)) *Rotator {
-	return &Rotator{envelopes: envelopes, newest: newest, admins: map[string]*postgres.Admin{}, behind: map[string]func(){}, passages: map[string]passage{}}
+	return &Rotator{envelopes: envelopes, newest: newest, admins: map[string]*postgres.Admin{}, behind: map[string]func(){}, passages: map[string]passage{}, sights: map[string]sight{}, fixed: map[string]*fixed{}}
 }
 
 // KeepTime has the rotator go by that clock. Call it before the first step.

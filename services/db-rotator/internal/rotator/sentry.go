@@ -111,7 +111,7 @@ func (s *sentries) of(key string, post *sentry) []*watch {
 type swept struct {
 	*watch
 	known
-	returned time.Time // when the login came back on this server; zero: it has not
+	isIssued bool // here, by the server's fence
 }
 
 // sweep looks at the server once. It leaves alone what a later rotation has reached: by
@@ -129,7 +129,7 @@ func (p *sentry) sweep(ctx context.Context, watches []*watch) {
 			returning = append(returning, all[i].contained.GetReturns())
 		}
 	}
-	fences, _ := p.admin.StoredOf(ctx, roles...)
+	fences, err := p.admin.StoredOf(ctx, roles...)
 	all = slices.DeleteFunc(all, func(g swept) bool {
 		return isOvertaken(fences[g.c.Role], g.rotation, max(g.begin.GetGeneration(), g.staged.GetFence()))
 	})
@@ -139,14 +139,18 @@ func (p *sentry) sweep(ctx context.Context, watches []*watch) {
 	}
 	e := postgres.Eviction{Returned: map[string]time.Time{}}
 	for i := range all {
-		all[i].dooms(&e, p.admin.Node, fences[all[i].c.Role], held)
+		all[i].doomsStolen(&e, p.admin.Node)
+		if err == nil { // else nobody knows since when the login that returns is the application's
+			all[i].doomsReturned(&e, p.admin.Node, fences[all[i].c.Role], held)
+		}
 	}
 	ended, _ := p.admin.Evict(ctx, e)
+	takesWrites := sync.OnceValue(func() bool { standby, err := p.admin.InRecovery(ctx); return err == nil && !standby })
 	for _, g := range all {
 		if len(ended) > 0 {
 			g.seen.ended(ctx, p.admin.Node, slices.DeleteFunc(slices.Clone(ended), func(s postgres.Ended) bool { return !g.concerns(s, p.admin.Node) }))
 		}
-		if !g.returned.IsZero() && g.isAltered(held) {
+		if g.isIssued && g.isAltered(held) || err == nil && g.lacks(p.node.Name, fences[g.c.Role], held) && takesWrites() {
 			select {
 			case g.altered <- p.node:
 			default: // by the next sweep
@@ -205,18 +209,54 @@ func (g *swept) isPending(node string) bool {
 	return pending
 }
 
-// dooms adds whose sessions are to end on the server.
-func (g *swept) dooms(e *postgres.Eviction, node string, stored postgres.Fence, held map[string]postgres.Role) {
-	returns := g.contained.GetReturns()
+// doomsStolen adds the sessions that are to end on the server whatever it holds.
+func (g *swept) doomsStolen(e *postgres.Eviction, node string) {
 	e.Logins = append(e.Logins, stolen(g.contained)...)
 	e.Sessions = append(e.Sessions, unendingOn(g.contained, node)...)
-	switch role, known := held[returns]; {
-	case g.isPending(node) && known && g.stillOld(role):
-		e.Logins = append(e.Logins, returns)
-	case !g.contained.GetClean():
-		g.returned = returned(stored, g.c, node, g.rotation, g.staged.GetCommittedAt()[node])
-		e.Returned[returns] = g.returned
+}
+
+// doomsReturned adds those of the login that returns which began before it came back on
+// the server. As long as it has not come back on a replica, or on a server that is late or
+// has lost what was committed there, whoever is in has come with what was stolen.
+func (g *swept) doomsReturned(e *postgres.Eviction, node string, stored postgres.Fence, held map[string]postgres.Role) {
+	returns := g.contained.GetReturns()
+	role, read := held[returns]
+	g.isIssued = isIssued(stored, g.rotation)
+	late := g.isPending(node) || !g.isIssued && g.staged != nil
+	if g.contained.GetClean() && !late {
+		return
 	}
+	carries, now := g.isIssued, role.At
+	if read && g.envelope != nil {
+		carries = role.Verifier.Equal(g.envelope.Verifier)
+	} else {
+		now = stored.Passed.Add(stored.Age)
+	}
+	switch replica := isReplica(g.c, node); {
+	case replica && carries:
+		e.Returned[returns] = g.o.observed(g.c, node, g.rotation, true, now, g.known).since
+	case !replica && (g.isIssued || carries):
+		e.Returned[returns] = stored.Passed
+	case !replica && !late: // nobody can have come in since it was contained
+	case now.IsZero():
+		e.Logins = append(e.Logins, returns)
+	default:
+		e.Returned[returns] = now
+		if replica {
+			g.o.observed(g.c, node, g.rotation, false, now, g.known)
+		}
+	}
+}
+
+// lacks reports whether what was committed when the password was issued is missing on a
+// server that takes the node's writes, as after a failover to one that was behind. A node
+// that was never reached is the business of reachLate.
+func (g *swept) lacks(node string, stored postgres.Fence, held map[string]postgres.Role) bool {
+	if g.staged == nil || g.envelope == nil || g.isPending(node) {
+		return false
+	}
+	role, read := held[g.contained.GetReturns()]
+	return !g.isIssued || read && lacksLogin(role, stored, g.staged, node, g.envelope)
 }
 
 // concerns reports whether a session was ended for this emergency.
@@ -237,13 +277,4 @@ func (g *swept) isAltered(held map[string]postgres.Role) bool {
 	}
 	role, known := held[g.envelope.User]
 	return known && !role.Verifier.Equal(g.envelope.Verifier) && (g.refused || !role.Verifier.IsZero())
-}
-
-// stillOld reports whether the login that returns carries on a late server anything but
-// its new password: what it had there is not known, if no attempt has seen it.
-func (g *swept) stillOld(role postgres.Role) bool {
-	if g.envelope == nil { // it cannot be opened now
-		return !role.Verifier.IsZero() && slices.Contains(g.contained.GetCarried(), g.o.envelopes.Fingerprint(role.Name, role.Verifier))
-	}
-	return !role.Verifier.IsZero() && !role.Verifier.Equal(g.envelope.Verifier)
 }

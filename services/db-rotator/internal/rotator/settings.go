@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"pawl.dev/internal/effect"
 	"pawl.dev/internal/inventory"
@@ -200,42 +201,122 @@ func checkSettings(ctx context.Context, f *findings, s *primary, c *inventory.Cr
 	return err
 }
 
-// restoreSettings gives the logins the recorded settings, and only those, before one
-// of them returns. What it finds and undoes is told; nothing of it keeps the
-// application away.
-func restoreSettings(ctx context.Context, tx *postgres.Tx, node string, r *service.Rotation, envelope *sealed.Credential) error {
+// restoreFor is how long the application waits for settings to be undone. Whoever had its
+// login may have left thousands, and the line may be slow. The release has more time.
+const (
+	restoreFor      = 2 * time.Second
+	restoreAgainFor = nodeTimeout / 2
+)
+
+// restoreSettings gives the logins the recorded settings, and only those: before one of
+// them returns, and once more before the release. What it finds and undoes is told;
+// nothing of it keeps the application away. When the time is up, left is how many it has
+// not come to, and would by another try.
+func (o *Rotator) restoreSettings(ctx context.Context, tx *postgres.Tx, node string, r *service.Rotation, envelope *sealed.Credential, within time.Duration) (left int, err error) {
 	logins := append([]string{envelope.User}, stolen(r.Events[saga.Contained].GetContained())...)
 	if _, known := envelope.Settings[node]; !known {
-		return tellUnrecorded(ctx, tx, node, r.Credential, logins)
+		return 0, tellUnrecorded(ctx, tx, node, r.Credential, logins)
 	}
-	changed, err := changedSettings(ctx, tx, node, r.Credential, envelope, logins)
+	until := time.Now().Add(within)
+	look := func() ([]postgres.Difference, error) {
+		changed, err := changedSettings(ctx, tx, node, r.Credential, envelope, logins)
+		firstWhatTheApplicationMeets(changed, envelope.User, r.Credential.LoginDatabase())
+		return changed, err
+	}
+	changed, err := look()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	held := map[string]error{} // all settings of a login in one database are one row
-	for i, d := range changed {
-		row := d.Login + "/" + d.Database()
-		refused := held[row]
-		if refused == nil {
-			if refused, err = tx.RestoreSetting(ctx, d); err != nil {
-				return err
-			}
-		}
-		if errors.Is(refused, postgres.ErrLocked) {
-			held[row] = refused
+	reset, err := resetMany(ctx, tx, node, changed, until.Add(-within/2)) // what was recorded is to be given in time
+	if err == nil && len(reset) > 0 {
+		changed, err = look()
+	}
+	if err != nil {
+		return 0, err
+	}
+	fixed := o.fixedSettings(r, node)
+	changed, stay := fixed.split(changed)
+	known, refused, err := tx.RestoreSettings(ctx, changed, until)
+	if err != nil {
+		return 0, err
+	}
+	unnamed, locked := 0, 0
+	for i, d := range changed[:known] {
+		why := refused[i]
+		if errors.Is(why, postgres.ErrLocked) {
+			locked++
+		} else if why != nil {
+			fixed.add(d, why)
 		}
 		switch {
+		case i >= maxNamed && why != nil:
+			unnamed++
 		case i >= maxNamed:
-		case refused != nil:
-			effect.Warn(ctx, "%s: %s: it could not be undone (%v). Fix, as a superuser: %s", node, d, refused, d.Fix())
-		case d.Found != nil || d.Login != envelope.User: // else it was only just created
+		case why != nil:
+			tellStays(ctx, node, d, why)
+		case d.Found == nil && (reset[d.Row()] || d.Login == envelope.User): // it was only just reset, or created
+		default:
 			effect.Warn(ctx, "%s: %s: it was undone", node, d)
 		}
 	}
-	if more := len(changed) - maxNamed; more > 0 {
-		effect.Warn(ctx, "%s: %d more settings were not as recorded", node, more)
+	if more := known - maxNamed; more > 0 {
+		effect.Warn(ctx, "%s: %d more settings were not as recorded, of which %d could not be undone", node, more, unnamed)
 	}
-	return nil
+	fixed.tell(ctx, node, stay)
+	if left = len(changed) - known; left > 0 {
+		effect.Warn(ctx, "%s: %s not as recorded, and could not be undone in %v: that is tried again before the release", node, service.Count(left, "more setting"), within)
+	}
+	if locked == known { // nor would another try come any further
+		return 0, nil
+	}
+	return left, nil
+}
+
+// firstWhatTheApplicationMeets puts those first without which it could come back to what
+// somebody has left for it: of the login that returns, in its own database, and of
+// PostgreSQL's own.
+func firstWhatTheApplicationMeets(changed []postgres.Difference, returns, database string) {
+	far := func(d postgres.Difference) (distance int) {
+		if d.Login != returns {
+			distance += 4
+		}
+		if d.Database() != "" && d.Database() != database {
+			distance += 2
+		}
+		if !d.IsOfPostgres() {
+			distance++
+		}
+		return distance
+	}
+	slices.SortStableFunc(changed, func(a, b postgres.Difference) int { return far(a) - far(b) })
+}
+
+// resetMany resets all settings of a login in a database at once if too many of them are
+// not as recorded. The recorded ones are given again like those that somebody took.
+func resetMany(ctx context.Context, tx *postgres.Tx, node string, changed []postgres.Difference, until time.Time) (reset map[string]bool, err error) {
+	names := map[string][]string{}
+	for _, d := range changed {
+		names[d.Row()] = append(names[d.Row()], d.Name())
+	}
+	reset = map[string]bool{}
+	for _, d := range changed {
+		row := d.Row()
+		if len(names[row]) <= maxNamed || time.Now().After(until) {
+			continue
+		}
+		if reset[row], err = tx.ResetSettings(ctx, d.Login, d.Database()); err != nil {
+			return nil, err
+		}
+		if reset[row] {
+			effect.Warn(ctx, "%s: %d settings of role %q%s were not as recorded: all of them were reset, and the recorded ones given again. They were %s", node, len(names[row]), d.Login, d.Where(), named(names[row]))
+		}
+		delete(names, row)
+	}
+	return reset, nil
+}
+
+func tellStays(ctx context.Context, node string, d postgres.Difference, why error) {
+	effect.Warn(ctx, "%s: %s: it could not be undone (%v). Fix, as a superuser: %s", node, d, why, d.Fix())
 }
 
 // tellUnrecorded names the settings of which nobody knows whose they are. A login
@@ -255,16 +336,31 @@ func tellUnrecorded(ctx context.Context, tx *postgres.Tx, node string, c *invent
 }
 
 // settingsAgain looks once nobody can come in with what was stolen: whoever came in
-// meanwhile may have given a login settings before he was ended.
-func settingsAgain(ctx context.Context, s *primary, r *service.Rotation, envelope *sealed.Credential) error {
+// meanwhile may have given a login settings before he was ended, and some may be left from
+// before. It is not by this that a login returns, so the fence keeps its time: by that it
+// is known who began to log in before.
+func (o *Rotator) settingsAgain(ctx context.Context, s *primary, r *service.Rotation, envelope *sealed.Credential) error {
 	logins := append([]string{envelope.User}, stolen(r.Events[saga.Contained].GetContained())...)
 	changed, err := changedSettings(ctx, s.Admin, s.Name, r.Credential, envelope, logins)
 	if err != nil || len(changed) == 0 {
 		return err
 	}
-	return behindFence(ctx, s, fence(r, phaseRetire), r.StillDue, func(ctx context.Context, tx *postgres.Tx) error {
-		return restoreSettings(ctx, tx, s.Name, r, envelope)
+	fixed := o.fixedSettings(r, s.Name)
+	if news, stay := fixed.split(changed); len(news) == 0 {
+		fixed.tell(ctx, s.Name, stay)
+		return nil
+	}
+	f := fence(r, phaseRetire)
+	f.Keeps = true
+	left := 0
+	err = behindFence(ctx, s, f, r.StillDue, func(ctx context.Context, tx *postgres.Tx) (err error) {
+		left, err = o.restoreSettings(ctx, tx, s.Name, r, envelope, restoreAgainFor)
+		return err
 	})
+	if err == nil && left > 0 {
+		err = &saga.NotYet{Again: 10 * time.Millisecond, Why: fmt.Sprintf("%s: %s yet to be undone", s.Node, service.Count(left, "setting"))}
+	}
+	return err
 }
 
 // settings are those of a login that has to be made again: what was recorded, else

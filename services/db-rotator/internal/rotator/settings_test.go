@@ -147,7 +147,7 @@ func TestStolenLoginReturnsWithoutTheSettingsThatItsThiefGaveIt(t *testing.T) {
 			w.sql("ALTER ROLE " + quoted(login) + " SET search_path TO evil")
 			s, err := w.lead(t.Context(), w.credential, w.credential.Primary())
 			if err == nil {
-				err = settingsAgain(t.Context(), s, r, w.envelope(r.ID))
+				err = w.settingsAgain(t.Context(), s, r, w.envelope(r.ID))
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -214,7 +214,7 @@ func TestStolenLoginStaysAwayWhileItsSettingsAreLocked(t *testing.T) {
 	w.sql("ROLLBACK PREPARED 'holds settings'")
 	s, err := w.lead(t.Context(), w.credential, w.credential.Primary())
 	if err == nil {
-		err = settingsAgain(t.Context(), s, r, w.envelope(r.ID))
+		err = w.settingsAgain(t.Context(), s, r, w.envelope(r.ID))
 	}
 	if err != nil {
 		t.Fatal(err)
