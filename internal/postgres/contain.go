@@ -39,13 +39,17 @@ type Eviction struct {
 	Sessions []SessionID // and these
 }
 
+// letsAct is what a membership m says. Before PostgreSQL 16 it has no options: every one
+// lets act.
+const letsAct = "(coalesce((to_jsonb(m) ->> 'set_option')::bool, true) OR coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true))"
+
 // actingAs are the roles of the logins $2, and those that may act as one of them by
-// membership, each with that login. Before PostgreSQL 16 a membership has no options: every one lets act.
+// membership.
 const actingAs = `acting AS (
-		SELECT oid, rolname::text AS login FROM pg_catalog.pg_roles WHERE rolname = ANY ($2)
+		SELECT oid FROM pg_catalog.pg_roles WHERE rolname = ANY ($2)
 		UNION
-		SELECT m.member, acting.login FROM pg_catalog.pg_auth_members m JOIN acting ON m.roleid = acting.oid
-		WHERE coalesce((to_jsonb(m) ->> 'set_option')::bool, true) OR coalesce((to_jsonb(m) ->> 'inherit_option')::bool, true)
+		SELECT m.member FROM pg_catalog.pg_auth_members m JOIN acting ON m.roleid = acting.oid
+		WHERE ` + letsAct + `
 	)`
 
 // Ended is a session as it was when it was ended.
@@ -101,11 +105,15 @@ func (a *Admin) Evict(ctx context.Context, e Eviction) (ended []Ended, err error
 						OR $8 AND backend_type = 'client backend' AND usesysid <> 0 AND r.oid IS NULL -- its role was dropped: nobody can tell as whom it acts
 						OR EXISTS (SELECT FROM unnest($4::text[], $5::timestamptz[]) AS returned (login, since) WHERE usename = login AND coalesce(backend_start, 'epoch') < since)
 						OR (pid, coalesce(backend_start, 'epoch')) IN (SELECT * FROM unnest($6::int[], $7::timestamptz[])))
+			), becomes AS (
+				SELECT DISTINCT usesysid AS session, usesysid AS role FROM doomed WHERE $8
+				UNION
+				SELECT session, m.roleid FROM pg_catalog.pg_auth_members m JOIN becomes ON m.member = becomes.role WHERE `+letsAct+`
 			)
 			SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), coalesce(host(client_addr), 'local'), coalesce(backend_start, 'epoch'), coalesce(state, ''),
 				coalesce(datname::text, ''), coalesce(backend_type, ''), coalesce(xact_start, 'epoch'), coalesce(query_start, 'epoch'),
 				coalesce(wait_event_type || ': ' || wait_event, ''), left(coalesce(query, ''), `+fmt.Sprint(maxQuery)+`),
-				(SELECT array_agg(login) FROM acting WHERE oid = usesysid)
+				(SELECT array_agg(rolname::text) FROM becomes JOIN pg_catalog.pg_roles r ON r.oid = becomes.role WHERE becomes.session = usesysid AND rolname = ANY ($2))
 			FROM doomed WHERE pg_terminate_backend(pid)`, e.Logins, acting, append([]string{}, e.Except...), returned, since, pids, starts, e.Members)
 		if err == nil {
 			ended, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Ended])

@@ -61,7 +61,9 @@ func (a *Admin) Evidence(ctx context.Context, logins []string, database string) 
 }
 
 // Witness reads evidence of several credentials, one after the other, by sessions that it
-// keeps until Close: what a new one costs is many times what it reads.
+// keeps until Close: what a new one costs is many times what it reads. There are two at a
+// time at most, in the account's own database and in the last other one: the applications
+// need the rest.
 func (a *Admin) Witness() *Witness { return &Witness{a: a, sessions: map[string]*pgx.Conn{}} }
 
 // Close ends the sessions.
@@ -119,15 +121,22 @@ func (w *Witness) in(ctx context.Context, database string, work func(*pgx.Conn))
 		return
 	}
 	work(conn)
-	if conn.IsClosed() { // the next credential gets another
-		delete(w.sessions, database)
-	}
 }
 
 // session is the one there is, or a new one.
 func (w *Witness) session(ctx context.Context, database string) (*pgx.Conn, error) {
 	if conn := w.sessions[database]; conn != nil {
-		return conn, nil
+		if conn.Ping(ctx) == nil { // it may have ended since the last credential
+			return conn, nil
+		}
+		delete(w.sessions, database)
+		_ = conn.Close(context.WithoutCancel(ctx))
+	}
+	for other, conn := range w.sessions {
+		if other != w.a.target.Database {
+			delete(w.sessions, other)
+			_ = conn.Close(context.WithoutCancel(ctx)) // it is of no more use either way
+		}
 	}
 	conn, err := w.open(ctx, database)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -78,9 +80,11 @@ func (a *Admin) enterAll(ctx context.Context, tx *Tx, all []Refusal, met []Met) 
 			generations, phases = append(generations, int64(r.Fence.Generation)), append(phases, r.Fence.Phase)
 		}
 	}
-	rows, err := tx.conn.Query(ctx, `INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at)
-			SELECT role::name, generation, phase, rotation, clock_timestamp()
-			FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) AS mine (role, generation, phase, rotation) ORDER BY 1
+	rows, err := tx.conn.Query(ctx, `WITH free AS MATERIALIZED (SELECT role FROM pawl.fence WHERE role = ANY ($1::text[]::name[]) ORDER BY role FOR UPDATE SKIP LOCKED)
+		INSERT INTO pawl.fence AS f (role, generation, phase, rotation, updated_at)
+			SELECT mine.role::name, generation, phase, rotation, clock_timestamp()
+			FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) AS mine (role, generation, phase, rotation)
+			WHERE mine.role IN (SELECT role FROM free) OR NOT EXISTS (SELECT FROM pawl.fence o WHERE o.role = mine.role::name) ORDER BY 1
 		`+passing+` RETURNING role::text`, roles, generations, phases, rotations)
 	if err != nil {
 		return a.named(err)
@@ -96,7 +100,7 @@ func (a *Admin) enterAll(ctx context.Context, tx *Tx, all []Refusal, met []Met) 
 	}
 	for i, r := range all {
 		if met[i].Alone == nil && !passed[r.Fence.Role] {
-			met[i].Alone = fmt.Errorf("%w: a later step has been at role %q", ErrAlone, r.Fence.Role)
+			met[i].Alone = fmt.Errorf("%w: a later step has been at the fence of role %q, or is", ErrAlone, r.Fence.Role)
 		}
 	}
 	return a.named(rows.Err())
@@ -111,11 +115,17 @@ func (tx *Tx) refuseAll(ctx context.Context, all []Refusal, met []Met) error {
 			siblings, owners = append(siblings, r.Sibling), append(owners, r.Fence.Role)
 		}
 	}
-	roles, err := tx.RoleStates(ctx, names...)
+	members, err := tx.members(ctx, siblings, owners)
 	if err != nil {
 		return err
 	}
-	members, err := tx.members(ctx, siblings, owners)
+	for i, r := range all {
+		if member, exists := members[r.Sibling]; met[i].Alone == nil && exists && !member {
+			met[i].Alone = fmt.Errorf("%w: role %q is no member of %q", ErrAlone, r.Sibling, r.Fence.Role)
+			names = slices.DeleteFunc(names, func(name string) bool { return name == r.Sibling || name == r.Fence.Role })
+		}
+	}
+	roles, err := tx.readable(ctx, all, met, names)
 	if err != nil {
 		return err
 	}
@@ -126,10 +136,6 @@ func (tx *Tx) refuseAll(ctx context.Context, all []Refusal, met []Met) error {
 			continue
 		}
 		met[i].Roles = map[string]Role{}
-		if roles[r.Sibling].Exists && !members[r.Sibling] {
-			met[i].Alone = fmt.Errorf("%w: role %q is no member of %q", ErrAlone, r.Sibling, r.Fence.Role)
-			continue
-		}
 		for _, name := range []string{r.Fence.Role, r.Sibling} {
 			role := roles[name]
 			if !role.Exists {
@@ -145,6 +151,36 @@ func (tx *Tx) refuseAll(ctx context.Context, all []Refusal, met []Met) error {
 		}
 	}
 	return tx.inOneGo(ctx, statements, of)
+}
+
+// readable reads the logins. A credential with one that the account may not read is left out.
+func (tx *Tx) readable(ctx context.Context, all []Refusal, met []Met, names []string) (roles map[string]Role, err error) {
+	if _, err := tx.conn.Exec(ctx, "SAVEPOINT unread"); err != nil {
+		return nil, tx.admin.named(err)
+	}
+	roles, err = tx.RoleStates(ctx, names...)
+	if !errors.As(err, new(*Refused)) {
+		return roles, err
+	}
+	roles = map[string]Role{}
+	for i, r := range all {
+		if met[i].Alone != nil {
+			continue
+		}
+		if _, err := tx.conn.Exec(ctx, "ROLLBACK TO unread"); err != nil {
+			return nil, tx.admin.named(err)
+		}
+		own, err := tx.RoleStates(ctx, r.Fence.Role, r.Sibling)
+		switch {
+		case errors.As(err, new(*Refused)):
+			met[i].Alone = fmt.Errorf("%w: %w", ErrAlone, err)
+		case err != nil:
+			return nil, err
+		}
+		maps.Copy(roles, own)
+	}
+	_, err = tx.conn.Exec(ctx, "ROLLBACK TO unread") // the last one may have failed
+	return roles, tx.admin.named(err)
 }
 
 // members are those of the siblings that may act as their owners.

@@ -3,8 +3,10 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
+	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/pgserver"
 )
 
@@ -55,6 +57,80 @@ func TestOneThatIsBlockedKeepsNoOtherFromBeingRefusedTogether(t *testing.T) {
 		}
 		assertQuiet(t)
 	})
+}
+
+// TestUnreadableLoginAndAHeldFenceKeepNoOtherFromBeingRefusedTogether: one that the account
+// was not given, and one whose row of the fence another step of Pawl holds.
+func TestUnreadableLoginAndAHeldFenceKeepNoOtherFromBeingRefusedTogether(t *testing.T) {
+	all, account := severalLogins(t, "odd", false, 5)
+	_, verifier := newPassword(t)
+	run(t, `CREATE ROLE "odd unlisted" LOGIN PASSWORD `+literal(verifier.Reveal()))
+	all = append(all, Refusal{Fence: Fence{Role: "odd unlisted", Generation: 5, Phase: 1, Rotation: "r"}, Sibling: "odd unlisted_b"})
+	if _, err := account.RefuseAll(t.Context(), all[:1]); err != nil { // the fence is there
+		t.Fatal(err)
+	}
+	if err := account.Fenced(t.Context(), all[1].Fence, nothing); err != nil {
+		t.Fatal(err)
+	}
+	step := connect(t, superuser())
+	if _, err := step.Exec(t.Context(), "BEGIN; SELECT FROM pawl.fence WHERE role = "+literal(all[1].Fence.Role)+" FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	met, err := account.RefuseAll(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range met {
+		odd := i == 1 || i == 5
+		role, err := root(t).RoleState(t.Context(), all[i].Fence.Role)
+		if err != nil || role.CanLogin != odd || errors.Is(m.Alone, ErrAlone) != odd {
+			t.Errorf("%s may log in: %v, %v; left out: %v", all[i].Fence.Role, role.CanLogin, err, m.Alone)
+		}
+	}
+}
+
+// TestThiefWithAThousandMembersMultipliesNoSweep: whose session it was is found from the
+// session upwards, by whatever way its role may act as the login.
+func TestThiefWithAThousandMembersMultipliesNoSweep(t *testing.T) {
+	all, account := severalLogins(t, "crew", false, 40)
+	run(t, "CREATE ROLE crew_group", "DO $$ BEGIN FOR i IN 1..1000 LOOP EXECUTE format('CREATE ROLE crew_%s LOGIN IN ROLE crew_group', i); END LOOP; END $$")
+	var logins []string
+	for _, r := range all {
+		logins = append(logins, r.Fence.Role)
+		run(t, "GRANT "+identifier(r.Fence.Role)+" TO crew_group")
+	}
+	password, verifier := newPassword(t)
+	run(t, "ALTER ROLE crew_7 PASSWORD "+literal(verifier.Reveal()))
+	to := superuser()
+	to.User, to.Password = "crew_7", password
+	connect(t, to)
+	ended, err := account.Evict(t.Context(), Eviction{Logins: logins, Members: true})
+	if err != nil || len(ended) != 1 || len(ended[0].ActsAs) != len(logins) {
+		t.Errorf("ended %v, %v; want one session that acts as %d logins", ended, err, len(logins))
+	}
+}
+
+// TestLooksAtManyDatabasesHoldFewSessions: the applications that come back need the slots.
+func TestLooksAtManyDatabasesHoldFewSessions(t *testing.T) {
+	w := adminOf(t, &inventory.Cluster{Name: "main", Admin: accountOf(t, server.Superuser, server.Password), Observer: lookingOn(t)}, "", nil).Witness()
+	defer w.Close()
+	for _, database := range []string{"postgres", "looked_1", "looked_2", "looked_3"} {
+		if strings.HasPrefix(database, "looked") {
+			run(t, "CREATE DATABASE "+database)
+		}
+		w.Evidence(t.Context(), []string{"nobody"}, database)
+		if len(w.sessions) > 2 || w.sessions[database] == nil {
+			t.Fatalf("%d sessions are open, and one in %s: %v", len(w.sessions), database, w.sessions[database] != nil)
+		}
+	}
+	for _, conn := range w.sessions { // as a restart of the server does
+		_ = conn.Close(t.Context())
+	}
+	for _, table := range w.Evidence(t.Context(), []string{"nobody"}, "postgres") {
+		if table.Unread != "" && table.Name == "roles" {
+			t.Errorf("%s is unread since its session had ended: %s", table.Name, table.Unread)
+		}
+	}
 }
 
 // TestTooManyBlockedAreNotWaitedForOneAfterTheOther, since each costs the others a lock

@@ -11,7 +11,8 @@ import (
 // it runs shares the next run. A thousand emergencies so cost the server a few runs,
 // however they come.
 type joint[Q, A any] struct {
-	// run answers all questions at once, in their order. If it fails, nobody has an answer.
+	// run answers all questions at once, in their order. If it fails, it may return what it
+	// has seen of each all the same.
 	run    func(ctx context.Context, questions []Q) ([]A, error)
 	most   int           // of a run, so that one of them holds few locks and ends soon
 	within time.Duration // a run ends
@@ -86,7 +87,7 @@ func (j *joint[Q, A]) runOnce(now []*asked[Q, A]) {
 		err = errUnanswered
 	}
 	for i, a := range due {
-		if a.err = err; err == nil {
+		if a.err = err; i < len(answers) {
 			a.answer = answers[i]
 		}
 		close(a.answered)

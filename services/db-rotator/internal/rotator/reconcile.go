@@ -219,7 +219,11 @@ func (r *Reconciler) expectation(ctx context.Context, c *inventory.Credential) (
 	// What a process has left undone that has died.
 	if state, err := log.Fold(); err == nil && state.Flow.Urgent && log.Find(saga.Contained) != nil {
 		if contained := log.Find(saga.Contained); r.d.Clock.Since(contained.At) < evidenceFor {
-			r.rotator.gather(c, log.Rotation, contained.Body.GetContained())
+			by := contained.Body.GetContained()
+			if log.Find(saga.Released) != nil { // those that were late, too
+				by = everywhereAt(c, by)
+			}
+			r.rotator.gather(c, log.Rotation, by)
 		}
 		if state.Open() && log.Find(saga.Staged) != nil {
 			r.rotator.guard(c, log.Rotation, log.Records[0].Seq)

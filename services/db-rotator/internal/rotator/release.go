@@ -31,7 +31,7 @@ func (o *Rotator) Release(ctx context.Context, r *service.Rotation) (*pawlv1.Eve
 	if err := o.reachPending(ctx, r, envelope); err != nil {
 		return nil, err
 	}
-	o.gather(r.Credential, r.ID, everywhereAt(r))
+	o.gather(r.Credential, r.ID, everywhereAt(r.Credential, r.Events[saga.Contained].GetContained()))
 	var mu sync.Mutex
 	var waits []error
 	err = o.onEach(ctx, r.Credential, "look for handshakes", func(ctx context.Context, s *primary) error {
@@ -93,9 +93,9 @@ func (o *Rotator) handshakesAt(ctx context.Context, r *service.Rotation, replica
 }
 
 // everywhereAt is what was contained, by now on every server.
-func everywhereAt(r *service.Rotation) *pawlv1.Contained {
-	contained := proto.Clone(r.Events[saga.Contained].GetContained()).(*pawlv1.Contained)
-	for _, node := range r.Credential.Members() {
+func everywhereAt(c *inventory.Credential, contained *pawlv1.Contained) *pawlv1.Contained {
+	contained = proto.Clone(contained).(*pawlv1.Contained)
+	for _, node := range c.Members() {
 		if contained.At == nil {
 			contained.At = map[string]*timestamppb.Timestamp{}
 		}

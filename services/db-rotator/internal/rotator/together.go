@@ -160,14 +160,18 @@ func (k *containment) isSeveral(a *postgres.Admin) bool {
 }
 
 // refuseTogether is refuse among others. An error that wraps postgres.ErrAlone says that
-// it has to be done alone.
+// it has to be done alone. If no answer comes, what the logins had may be taken, and nobody
+// knows what it was.
 func (k *containment) refuseTogether(ctx context.Context, s *primary, strip bool) error {
 	met, err := k.o.jointlyOn(s.Admin, k.c.Cluster).refusals.ask(ctx, postgres.Refusal{Fence: k.fence, Sibling: k.c.Sibling(), Strip: strip})
 	for login, role := range met.Roles {
 		k.meets(login, role, nil)
 	}
-	if err == nil {
-		err = met.Alone
+	if err != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.again = true
+		return err
 	}
-	return err
+	return met.Alone
 }

@@ -8,14 +8,18 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"pawl.dev/internal/evidence"
 	"pawl.dev/internal/inventory"
 	"pawl.dev/internal/postgres"
 	"pawl.dev/internal/saga"
 	"pawl.dev/internal/sealed"
 	"pawl.dev/internal/service"
+	pawlv1 "pawl.dev/proto/pawl/v1"
 )
 
 // severalWorlds are credentials of one cluster, on one Rotator.
@@ -145,4 +149,70 @@ func TestSeveralEmergenciesTakeFewTransactions(t *testing.T) {
 	if err != nil || logins > 0 {
 		t.Errorf("%d logins may still log in: %v", logins, err)
 	}
+}
+
+// TestLostAnswerOfASharedTransactionMakesNoLoginClean: the sibling had no password when it
+// was refused, was given one before passwords were taken, and the answer of that was lost.
+// If it returned as clean, whoever had begun to log in with that password would stay.
+func TestLostAnswerOfASharedTransactionMakesNoLoginClean(t *testing.T) {
+	for name, lost := range map[string]func([]postgres.Met) ([]postgres.Met, error){
+		"the outcome is unknown":     func(met []postgres.Met) ([]postgres.Met, error) { return met, postgres.ErrUnknownOutcome },
+		"nobody waits for it longer": func([]postgres.Met) ([]postgres.Met, error) { return nil, context.DeadlineExceeded },
+	} {
+		t.Run(name, func(t *testing.T) {
+			role := "answer_lost_" + strings.ReplaceAll(name, " ", "_")
+			w := newWorld(t, role, inventory.Alternating)
+			w.rotate(saga.Alternating)
+			w.rotate(saga.Alternating) // the sibling is idle now
+			sibling := pgx.Identifier{w.credential.Sibling()}.Sanitize()
+			w.sql("ALTER ROLE " + sibling + " PASSWORD NULL")
+			admin, err := w.admin(w.credential, w.credential.Primary())
+			if err != nil {
+				t.Fatal(err)
+			}
+			refusals := &w.jointlyOn(admin, w.credential.Cluster).refusals
+			refuse := refusals.run
+			refusals.run = func(ctx context.Context, all []postgres.Refusal) ([]postgres.Met, error) {
+				if !all[0].Strip {
+					return refuse(ctx, all)
+				}
+				_, verifier := newPassword(t)
+				w.sql("ALTER ROLE " + sibling + " PASSWORD '" + verifier.Reveal() + "'")
+				met, err := refuse(ctx, all)
+				if err != nil {
+					return met, err
+				}
+				return lost(met)
+			}
+			r := w.emergency(nil)
+			r.Requested().BareSince = timestamppb.New(time.Now().Add(-time.Hour))
+			r.State = w.startedNow(r)
+			defer w.crowd.enter(serverOf(w.credential, "coordinator"))()
+			found := w.do(w.insistently, r, saga.Contained).GetContained()
+			if found.GetClean() || found.GetReturns() != w.user {
+				t.Errorf("returns: %s, clean: %v; nobody knows what the sibling had", found.GetReturns(), found.GetClean())
+			}
+		})
+	}
+}
+
+// TestServerThatIsReachedLateIsLookedAtThoughTheFirstLookStillWaits: the look at the first
+// one waits while others are being contained there.
+func TestServerThatIsReachedLateIsLookedAtThoughTheFirstLookStillWaits(t *testing.T) {
+	w := newWorld(t, "late_evidence", inventory.InPlace)
+	d := w.watched()
+	second := w.credential.Primary()
+	second.Name = "second"
+	both := *w.credential
+	both.Nodes = append(slices.Clone(both.Nodes), second)
+	leave := w.crowd.enter(serverOf(&both, "coordinator"))
+	at := map[string]*timestamppb.Timestamp{"coordinator": timestamppb.Now()}
+	w.gather(&both, "r", &pawlv1.Contained{Logins: both.Logins(), At: at})
+	w.gather(&both, "r", everywhereAt(&both, &pawlv1.Contained{Logins: both.Logins(), At: at}))
+	d.awaits(t, evidence.Catalogue, 1)
+	if first := d.of(evidence.Catalogue)[0].Node; first != "second" {
+		t.Errorf("looked at %s while somebody is being contained there", first)
+	}
+	leave()
+	d.awaits(t, evidence.Catalogue, 2)
 }

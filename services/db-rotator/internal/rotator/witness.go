@@ -139,7 +139,9 @@ func (o *Rotator) gather(c *inventory.Credential, rotation string, contained *pa
 	if o.keeper == nil || len(contained.GetAt()) == 0 {
 		return
 	}
-	o.background("evidence "+c.Name+"/"+rotation, func(ctx context.Context) {
+	// A server that is reached later is looked at though those before it are still waited for.
+	servers := strings.Join(slices.Sorted(maps.Keys(contained.GetAt())), " ")
+	o.background("evidence "+c.Name+"/"+rotation+" of "+servers, func(ctx context.Context) {
 		again := time.NewTimer(0)
 		defer again.Stop()
 		for tries := 1; ctx.Err() == nil; tries++ {
