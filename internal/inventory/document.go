@@ -23,7 +23,7 @@ type document struct {
 
 	published map[place]value         // who writes what
 	logins    map[string]string       // which credential owns a login, by where and which
-	accounts  map[string][]ownAccount // who reads a password from this file
+	accounts  map[string][]OwnAccount // who reads a password from this file
 	resolved  map[string]string       // paths without their symbolic links
 	groups    map[string]groupPlaces  // by credential
 	policies  map[string]object       // by credential: all that is said of it

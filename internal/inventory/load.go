@@ -50,7 +50,7 @@ func parse(path string, raw []byte) (*Inventory, error) {
 	}
 	d := &document{
 		name: path, file: absolute, dir: filepath.Dir(absolute),
-		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]ownAccount{}, resolved: map[string]string{}, groups: map[string]groupPlaces{}, policies: map[string]object{},
+		published: map[place]value{}, logins: map[string]string{}, accounts: map[string][]OwnAccount{}, resolved: map[string]string{}, groups: map[string]groupPlaces{}, policies: map[string]object{},
 	}
 	inv := d.inventory(value{doc: d, node: root, line: root.Line})
 	if err := d.err(); err != nil {
@@ -99,6 +99,7 @@ func (d *document) inventory(v value) *Inventory {
 		inv.Clusters[e.key] = readCluster(e, inv.Environments)
 		d.readsPasswords(inv.Clusters[e.key])
 	}
+	d.checkSchemas(clusters, inv)
 	for _, e := range o.at("credentials").entries() {
 		inv.Credentials[e.key] = d.credential(e, inv)
 	}

@@ -1,19 +1,54 @@
 package inventory
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
-// ownAccount is one of the two that Pawl itself has on a cluster.
-type ownAccount struct {
-	cluster *Cluster
+// OwnAccount is one of the two that Pawl itself has on a cluster.
+type OwnAccount struct {
+	Cluster *Cluster
 	*Account
 }
 
 // accounts of a cluster; one, where the admin is its own observer.
-func (c *Cluster) accounts() []ownAccount {
+func (c *Cluster) accounts() []OwnAccount {
 	if c.Observer.User == c.Admin.User && c.Observer.PasswordFile == c.Admin.PasswordFile && c.Observer.PasswordEnv == c.Admin.PasswordEnv {
-		return []ownAccount{{c, &c.Admin}}
+		return []OwnAccount{{c, &c.Admin}}
 	}
-	return []ownAccount{{c, &c.Admin}, {c, &c.Observer}}
+	return []OwnAccount{{c, &c.Admin}, {c, &c.Observer}}
+}
+
+// ByHand returns the accounts of the selected clusters and environments that are no
+// credential, so that nobody but a person changes their passwords.
+func (i *Inventory) ByHand(s Selection) []OwnAccount {
+	var found []OwnAccount
+	for _, name := range slices.Sorted(maps.Keys(i.Clusters)) {
+		c := i.Clusters[name]
+		if !s.All && !slices.Contains(s.Clusters, name) && !slices.Contains(s.Environments, c.Environment) {
+			continue
+		}
+		for _, a := range c.accounts() {
+			if a.Credential == "" {
+				found = append(found, a)
+			}
+		}
+	}
+	return found
+}
+
+// checkSchemas warns of clusters that have schema pawl in common: each script of
+// --admin-sql gives the rights to the roles of one of them alone. It is no fault, since
+// an admin with wider rights goes on without those.
+func (d *document) checkSchemas(clusters []value, inv *Inventory) {
+	for n, v := range clusters {
+		for _, before := range clusters[:n] {
+			first, second := inv.Clusters[before.key], inv.Clusters[v.key]
+			if first != second && first.Admin.Database == second.Admin.Database && first.shares(second) {
+				v.warn("its admin uses database %.63q on a server of cluster %s, too: what `pawl init --admin-sql` prints for one takes the rights from the other. Fix: make them one cluster, or give this one an admin of its own with another database", second.Admin.Database, first.Name)
+			}
+		}
+	}
 }
 
 // readsPasswords remembers which accounts read which file.
@@ -57,11 +92,11 @@ func (d *document) checkOwn(v value, c *Credential) {
 
 // checkShared refuses an account that another cluster has on the same server:
 // nobody would tell it the new login.
-func (d *document) checkShared(v value, a ownAccount) {
+func (d *document) checkShared(v value, a OwnAccount) {
 	for _, readers := range d.accounts {
 		for _, other := range readers {
-			if other.cluster != a.cluster && other.User == a.User && other.cluster.shares(a.cluster) {
-				v.fault("cluster %s logs in as %.63q on the same server: give it an account of its own", other.cluster.Name, a.User)
+			if other.Cluster != a.Cluster && other.User == a.User && other.Cluster.shares(a.Cluster) {
+				v.fault("cluster %s logs in as %.63q on the same server: give it an account of its own", other.Cluster.Name, a.User)
 				return
 			}
 		}
@@ -94,8 +129,8 @@ func (d *document) checkPaths(v value, c *Credential) {
 			continue
 		}
 		for _, a := range d.accounts[d.resolve(path)] {
-			if a.cluster != c.Cluster || a.User != c.Role {
-				v.fault("writes to %s, from which Pawl reads the password of %.63q for cluster %s: name another file, or give that account one of its own", path, a.User, a.cluster.Name)
+			if a.Cluster != c.Cluster || a.User != c.Role {
+				v.fault("writes to %s, from which Pawl reads the password of %.63q for cluster %s: name another file, or give that account one of its own", path, a.User, a.Cluster.Name)
 			}
 		}
 	}

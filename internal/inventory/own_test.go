@@ -68,6 +68,38 @@ func TestAnAccountThatPawlCouldNotFollowIsRefused(t *testing.T) {
 	}
 }
 
+func TestAccountsThatNobodyRotatesAreNamed(t *testing.T) {
+	const observed = "admin: " + account + "\n    observer: {user: pawl_observer, password_env: OBSERVER}"
+	inv, err := load(t, strings.Replace(own(t), "admin: "+account, observed, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []Selection{{All: true}, {Clusters: []string{"main"}}, {Environments: []string{"production"}}} {
+		if found := inv.ByHand(s); len(found) != 1 || found[0].User != "pawl_observer" || found[0].Cluster.Name != "main" {
+			t.Errorf("%+v: %+v; want the observer alone, since the admin is a credential", s, found)
+		}
+	}
+	if found := inv.ByHand(Selection{Credentials: []string{"app"}}); len(found) != 0 {
+		t.Errorf("%+v of a credential that was named", found)
+	}
+}
+
+func TestSecondClusterInTheDatabaseOfTheFirstIsNotSilent(t *testing.T) {
+	other := func(admin, node string) string {
+		return change(t, "credentials:\n", "  other: {environment: production, admin: {user: pawl_two, password_file: two"+admin+"}, nodes: {primary: "+node+"}}\ncredentials:\n")
+	}
+	inv, err := load(t, other("", "{host: 127.0.0.1}"))
+	const want = `pawl.yaml:12: clusters.other: its admin uses database "postgres" on a server of cluster main, too: what `
+	if err != nil || len(inv.Warnings) != 1 || !strings.Contains(inv.Warnings[0], want) {
+		t.Errorf("%v, %v; want %s", inv.Warnings, err, want)
+	}
+	for _, text := range []string{other(", database: pawl", "{host: 127.0.0.1}"), other("", "{host: 127.0.0.1, port: 5434}")} {
+		if inv, err := load(t, text); err != nil || len(inv.Warnings) != 0 {
+			t.Errorf("%v, %v of a database of its own", inv.Warnings, err)
+		}
+	}
+}
+
 func TestAnAccountsFileMayNameItsUser(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "admin")
 	a := Account{User: "pawl_admin", PasswordFile: file, Credential: "pawl-admin"}

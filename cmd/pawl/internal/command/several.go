@@ -84,7 +84,21 @@ func emergencyOfSeveral(cmd *cobra.Command, s inventory.Selection, reason string
 		return refused(cmd, newResult(answer), answer.GetReason(), func(io.Writer, render.Style) error { return nil })
 	}
 	say(cmd, "emergency %s: %s", answer.GetRotation(), answer.GetReason())
-	return followSeveral(cmd, inv, conn, answer, namesOf(credentials), from, wait)
+	err = followSeveral(cmd, inv, conn, answer, namesOf(credentials), from, wait)
+	sayByHand(cmd, inv, s)
+	return err
+}
+
+// sayByHand names the accounts whose passwords may have leaked with those of the
+// credentials, and that no emergency changes.
+func sayByHand(cmd *cobra.Command, inv *inventory.Inventory, s inventory.Selection) {
+	for _, a := range inv.ByHand(s) {
+		from := "file " + a.PasswordFile
+		if a.PasswordEnv != "" {
+			from = "environment variable " + a.PasswordEnv
+		}
+		say(cmd, "not changed: role %s of cluster %s (%s) is no credential: its password works until you change it by hand", a.User, a.Cluster.Name, from)
+	}
 }
 
 // answeredWithin is how long the answer about many credentials is waited for: it comes

@@ -128,6 +128,22 @@ func TestEmergencyWithAServerThatIsNotReachedIsNotCalledContained(t *testing.T) 
 	}
 }
 
+func TestLeakedPasswordOfAnAccountThatIsNoCredentialIsNotPassedOver(t *testing.T) {
+	s := newServer(t)
+	s.twoMore()
+	all := []string{"app", "jobs", "web"}
+	s.severalOf("r-9", all, nil, all, all...)
+	stdout, stderr := s.want(exitDone, "emergency", "--all", "--reason", "leak", "--yes")
+	for _, cluster := range []string{"main", "second"} {
+		if want := "not changed: role pawl_admin of cluster " + cluster + " (file "; strings.Count(stderr, want) != 1 {
+			t.Errorf("no %q in %s", want, stderr)
+		}
+	}
+	if stdout != "r-9 contained\n" {
+		t.Error(stdout)
+	}
+}
+
 func TestBadSelectionIsOneClearErrorBeforeAnythingIsAsked(t *testing.T) {
 	s := newSite(t) // nothing answers
 	s.twoMore()
