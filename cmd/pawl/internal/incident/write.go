@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"pawl.dev/internal/postgres"
+	"pawl.dev/internal/service"
 	"pawl.dev/internal/words"
 )
 
@@ -28,6 +29,7 @@ var shared = map[string]any{
 	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05.000") },
 	"after": func(seconds float64) string { return words.Duration(time.Duration(seconds * float64(time.Second))) },
 	"title": func(kind string) string { return strings.ToUpper(kind[:1]) + kind[1:] },
+	"count": service.Count[uint32],
 	"pairs": pairs,
 	"list":  func(all []string) string { return strings.Join(all, ", ") },
 	"cells": func(t postgres.Table) postgres.Table { t, _ = t.Removals(); return t },

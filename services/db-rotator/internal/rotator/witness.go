@@ -191,7 +191,7 @@ func (o *Rotator) gatherOnce(ctx context.Context, c *inventory.Credential, rotat
 	case len(failed) > 0 && last:
 		note.Text = "not kept of " + strings.Join(failed, ", ")
 	case len(took) > 0:
-		note.Text = fmt.Sprintf("kept, sealed, of %s: `pawl incident %s` shows it", strings.Join(took, ", "), rotation)
+		note.Text = fmt.Sprintf("kept, sealed, of %s: `pawl incident %s %s` shows it", strings.Join(took, ", "), rotation, c.Name)
 	}
 	if note.Text != "" && ctx.Err() == nil {
 		o.note(ctx, note)
